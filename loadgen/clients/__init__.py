@@ -1,0 +1,1 @@
+"""Clients that send one completion request and stamp everything that comes back."""
