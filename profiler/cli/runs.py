@@ -1,0 +1,57 @@
+"""`jouletrace runs`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from profiler.errors import ExitCode, StoreError
+from profiler.report.terminal import render
+from profiler.store import read_run
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Show one run again, or list all under --out."""
+    return _show(arguments) if arguments.run is not None else _list(arguments.out)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    found = read_run(arguments.run)
+    if found.summary is None:
+        why = found.manifest.failure or "it ended before its window did"
+        raise StoreError(f"{arguments.run} has no summary: state {found.state}, {why}", hint="its tables are readable")
+    if arguments.json:
+        sys.stdout.write(json.dumps(found.summary.model_dump(mode="json"), indent=2) + "\n")
+    else:
+        sys.stdout.write(render(found.summary, arguments.run))
+    return ExitCode.OK if found.summary.validity.valid else ExitCode.UNTRUSTWORTHY
+
+
+def _list(out: Path) -> int:
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("run", "state", "simulated", "valid", "J/output token", "p50 TTFT ms"):
+        table.add_column(name)
+    for path in sorted(out.glob("*/manifest.json")):
+        found = read_run(path.parent)
+        summary = found.summary
+        per_token = summary.energy.j_per_output_token if summary else None
+        ttft_s = summary.latency.ttft_s.p50 if summary else None
+        table.add_row(
+            path.parent.name,
+            found.state,
+            "SIMULATED" if found.manifest.simulated else "",
+            "" if summary is None else str(summary.validity.valid).lower(),
+            "—" if per_token is None else f"{per_token:.4f}",
+            "—" if ttft_s is None else f"{ttft_s * 1e3:.1f}",
+        )
+    Console().print(table)
+    return ExitCode.OK

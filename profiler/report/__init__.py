@@ -1,0 +1,1 @@
+"""What a person reads: the live line, the table, later the HTML report."""

@@ -1,0 +1,128 @@
+"""The table at the end of a run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from profiler.summary import LatencyPart, Summary
+
+_MISSING = "—"
+
+
+def _number(value: float | None, form: str, scale: float = 1.0, unit: str = "") -> str:
+    if value is None:
+        return _MISSING
+    return f"{value * scale:{form}}{' ' + unit if unit else ''}"
+
+
+def _latency_table(summary: Summary) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Latency, ms", title_justify="left", title_style="bold")
+    table.add_column("")
+    for name in ("mean", "p50", "p90", "p95", "p99", "n"):
+        table.add_column(name, justify="right")
+
+    def row(label: str, part: LatencyPart) -> None:
+        values = (part.mean, part.p50, part.p90, part.p95, part.p99)
+        table.add_row(label, *(_number(value, ",.1f", 1e3) for value in values), str(part.n))
+
+    latency = summary.latency
+    row("TTFT (sent → first token)", latency.ttft_s)
+    row("TTFT from schedule", latency.ttft_scheduled_s)
+    row("TPOT", latency.tpot_s)
+    row("ITL", latency.itl_s)
+    row("E2E", latency.e2e_s)
+    return table
+
+
+def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right")
+    for label, value in rows:
+        table.add_row(label, value)
+    return table
+
+
+def _throughput_table(summary: Summary) -> Table:
+    load, rates = summary.load, summary.throughput
+    asked = (
+        _number(load.asked_rate_rps, "g", unit="req/s") if load.concurrency is None else f"{load.concurrency} at once"
+    )
+    rows = [
+        (f"Load asked ({load.arrival})", asked),
+        ("Requests sent", _number(load.achieved_rate_rps, ".2f", unit="req/s")),
+        ("Requests completed", _number(rates.requests_per_s, ".2f", unit="req/s")),
+        ("Output tokens", _number(rates.output_tokens_per_s, ",.1f", unit="tok/s")),
+        ("Goodput", _number(rates.goodput_requests_per_s, ".2f", unit="req/s")),
+        ("Requests ok / failed", f"{summary.requests.ok} / {summary.requests.failed}"),
+    ]
+    return _pairs("Throughput", [row for row in rows if row[0] != "Goodput" or row[1] != _MISSING])
+
+
+def _share(part: float | None, whole: float | None) -> str:
+    return "" if part is None or not whole else f"  ({part / whole:.1%})"
+
+
+def _energy_table(summary: Summary) -> Table:
+    energy = summary.energy
+    total = energy.total_j
+
+    def joules(value: float | None) -> str:
+        return _number(value, ",.1f", unit="J") + _share(value, total)
+
+    rows = [
+        ("Total", _number(total, ",.1f", unit="J")),
+        ("  requests", joules(energy.requests_j)),
+        ("    prefill", joules(energy.prefill_j)),
+        ("    decode", joules(energy.decode_j)),
+        ("  idle (model loaded)", joules(energy.idle_j)),
+        ("  unattributed", joules(energy.unattributed_j)),
+        ("Mean power", _number(energy.mean_power_w, ".1f", unit="W")),
+        ("Per output token", _number(energy.j_per_output_token, ".4f", unit="J")),
+        ("  net of idle", _number(energy.net_j_per_output_token, ".4f", unit="J")),
+        ("Per token, in and out", _number(energy.j_per_total_token, ".4f", unit="J")),
+        ("Per request, above idle", _number(energy.j_per_request, ".2f", unit="J")),
+        (f"Counter against power ({energy.source})", _number(energy.disagreement_ratio, ".2%")),
+        ("SM clock", _number(summary.clocks.achieved_sm_mhz, ".0f", unit="MHz")),
+    ]
+    return _pairs(f"Energy ({summary.boundary}, ±{energy.gain_uncertainty_ratio or 0:.0%} sensor gain)", rows)
+
+
+def _validity(summary: Summary) -> RenderableType:
+    verdict = summary.validity
+    lines = [Text(f"{reason.severity:<8}{reason.code}: {reason.detail}") for reason in verdict.reasons]
+    for line, reason in zip(lines, verdict.reasons, strict=True):
+        line.stylize("red" if reason.severity == "invalid" else "yellow", 0, 8)
+    title = "VALID" if verdict.valid else "NOT TRUSTWORTHY"
+    body = Group(*lines) if lines else Text("no findings")
+    return Panel(body, title=title, title_align="left", border_style="green" if verdict.valid else "bold red")
+
+
+def render(summary: Summary, run_dir: Path, width: int | None = None) -> str:
+    """Return the run's table as text, coloured where standard output is a terminal."""
+    console = Console(width=width)
+    version = f" {summary.server.version}" if summary.server.version else ""
+    gpus = ", ".join(gpu.name for gpu in summary.gpus) or "no energy source"
+    head = f"{summary.model} on {summary.server.engine}{version}, {gpus}"
+    parts: list[RenderableType] = []
+    if summary.simulated:
+        parts.append(Text(" SIMULATED: no number below was measured on hardware ", style="bold black on yellow"))
+    parts.append(Text(head, style="bold"))
+    parts += [_latency_table(summary), _throughput_table(summary)]
+    if summary.gpus:
+        parts.append(_energy_table(summary))
+    parts += [_validity(summary), Text(f"Run directory: {run_dir}", overflow="fold")]
+    with console.capture() as capture:
+        console.print(Group(*parts))
+    return capture.get()

@@ -1,0 +1,338 @@
+"""One profile from its configuration to a finished run directory: the composition root.
+
+    launch       exporter, engine, one real completion
+    idle         model loaded, nothing in flight: the baseline
+    warm-up      load begins; not measured
+    load         the window
+    drain        load goes on until the window's last request has ended, then stops
+
+A run that ends early keeps everything recorded: its streams become parquet like any other's, its manifest says
+failed and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import aiohttp
+import pyarrow as pa
+from loadgen.clients.openai import OpenAIClient
+from loadgen.dispatch import Dispatcher
+from loadgen.limits import check_descriptors
+from loadgen.prompts import token_ids
+
+from profiler.errors import RunFailedError, StoreError
+from profiler.live import LiveFigures
+from profiler.prepare import Prepared, prepare
+from profiler.recorder import Recorder
+from profiler.store import TABLES, RunStore, read_run
+from profiler.summarise import Tables, summarise
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from profiler.config import ProfileConfig
+    from profiler.join import Timeline
+    from profiler.report.progress import Progress
+    from profiler.summary import Summary
+    from servers.base import Endpoint, Server
+
+    T = TypeVar("T")
+
+AUTO_WARMUP_S, AUTO_WARMUP_MAX_S = 5.0, 60.0
+DRAIN_S = 10.0
+# Readings on both sides of every edge: longer than a counter's step of 100 ms plus the stream's own delay.
+MARGIN_S = 0.5
+_TICK_S = 0.25
+_SILENCE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run: where it is and, unless it ended before its window did, what it found."""
+
+    run_dir: Path
+    summary: Summary | None
+
+
+async def profile(config: ProfileConfig, progress: Progress) -> Outcome:
+    """Carry out one profile.
+
+    Raises:
+        UsageError, ServerError, LoadError, GpuError: before a run directory exists, or before load begins.
+        RunFailedError: something broke on the way; the run directory keeps what was recorded.
+    """
+    prepared = prepare(config, progress)
+    return await _ProfileRun(prepared, progress).execute()
+
+
+class _ProfileRun:
+    """The state of one profile while it goes."""
+
+    def __init__(self, prepared: Prepared, progress: Progress) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._progress = progress
+        self._store: RunStore = prepared.store
+        self._server: Server = prepared.server
+        self._sampling = prepared.sampling
+        self._live = LiveFigures()
+        self._recorder = Recorder(self._store, self._sampling, self._live)
+        self._dispatcher: Dispatcher | None = None
+        self._interrupted: str | None = None
+        self._phase = "launch"
+
+    async def execute(self) -> Outcome:
+        """Run every phase; leave no process behind and nothing recorded unwritten, however it ends."""
+        self._catch_signals()
+        monitor = asyncio.create_task(self._monitor(), name="monitor")
+        failure: BaseException | None = None
+        try:
+            await self._guarded(monitor, self._phases())
+        except Exception as error:  # noqa: BLE001 - whatever broke, what was recorded is kept; it is raised again below
+            failure = error
+        finally:
+            monitor.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await monitor
+            await self._stop_all()
+        return self._finish(failure)
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def interrupt(name: str) -> None:
+            self._interrupted = self._interrupted or name
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, interrupt, number.name)
+
+    async def _guarded(self, monitor: asyncio.Task[None], work: Awaitable[T]) -> T:
+        """Await `work`, unless the monitor fails first: then cancel it and raise what the monitor found."""
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({task, monitor}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
+        monitor.result()
+        raise RunFailedError("the run's monitor ended early")
+
+    async def _monitor(self) -> None:
+        """Watch what the run depends on and empty the buffers, until something fails."""
+        ticks = 0
+        while True:
+            await asyncio.sleep(_TICK_S)
+            ticks += 1
+            if self._interrupted:
+                raise RunFailedError(f"interrupted by {self._interrupted}", hint="what was recorded so far is kept")
+            if self._phase != "launch" and (why := self._server.failure()) is not None:
+                raise RunFailedError(f"the engine {why}", hint=f"see {self._store.path / 'server.log'}")
+            await self._check_sampling()
+            self._recorder.take_readings()
+            if ticks % 4 == 0:
+                self._recorder.flush()
+            in_flight = self._dispatcher.in_flight if self._dispatcher is not None else None
+            self._progress.live(self._live.texts(in_flight))
+
+    async def _check_sampling(self) -> None:
+        if self._sampling is None:
+            return
+        if (why := self._sampling.failure()) is not None:
+            raise RunFailedError(why, hint=f"see {self._store.path / 'exporter.log'}")
+        if self._recorder.silence_s() > _SILENCE_S:
+            lost = await self._sampling.lost()
+            raise RunFailedError(f"gpu_lost: {lost or 'readings stopped'}", hint="check the device with nvidia-smi")
+
+    async def _phases(self) -> None:
+        endpoint = await self._launch()
+        scraper = asyncio.create_task(self._recorder.scrape_forever(endpoint.url))
+        try:
+            await self._idle()
+            await self._load(endpoint)
+        finally:
+            scraper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await scraper
+
+    async def _launch(self) -> Endpoint:
+        self._announce("launch", self._prepared.launching)
+        start_s = time.monotonic()
+        if self._sampling is not None:
+            await self._sampling.start()
+            self._store.update(gpus=self._sampling.gpus)
+        endpoint = await self._server.start()
+        took_s = time.monotonic() - start_s
+        if endpoint.simulated and not self._store.manifest.simulated:
+            self._progress.line("SIMULATED: the engine at this address is a simulator")
+        self._store.update(
+            server=endpoint, server_start_s=took_s, simulated=endpoint.simulated or self._store.manifest.simulated
+        )
+        return endpoint
+
+    def _announce(self, phase: str, detail: str) -> None:
+        self._phase = phase
+        self._progress.phase(phase, detail)
+
+    def _mark(self, **phases: Any) -> Timeline:  # noqa: ANN401 - fields of Timeline
+        timeline = replace(self._store.manifest.timeline, **phases)
+        self._store.update(timeline=timeline)
+        return timeline
+
+    async def _idle(self) -> None:
+        self._announce("idle", f"model loaded, nothing in flight, {self._config.idle_s:g} s")
+        await asyncio.sleep(2 * MARGIN_S)  # the readiness completion's power has to leave the sensors' means
+        start_ns = time.monotonic_ns()
+        await asyncio.sleep(self._config.idle_s)
+        self._mark(idle_ns=(start_ns, time.monotonic_ns()))
+        await self._check_foreign()
+
+    async def _check_foreign(self) -> None:
+        """Record who else holds memory on the GPUs, where that can be told."""
+        if self._sampling is None:
+            return
+        ours = self._server.pids()
+        told: dict[str, tuple[int, ...] | None] = {}
+        for uuid, processes in (await self._sampling.processes()).items():
+            foreign = None
+            if processes is not None and (ours or not processes):
+                foreign = tuple(p.pid for p in processes if p.kind == "compute" and p.pid not in ours)
+            told[uuid] = foreign
+        self._store.update(foreign_pids=told)
+
+    async def _load(self, endpoint: Endpoint) -> None:
+        config = self._config
+        load = self._prepared.load_for(endpoint)
+        self._store.update(plan_hash=load.schedule.digest)
+        check_descriptors(load.descriptors)
+        client = OpenAIClient(endpoint.url, endpoint.model, timeout_s=config.request_timeout_s)
+
+        def prompt(index: int) -> list[int]:
+            return token_ids(config.seed, index, int(load.schedule.prompt_tokens[index]), load.vocab_size)
+
+        dispatcher = Dispatcher(load.schedule, client, prompt, on_record=self._recorder.on_record)
+        self._dispatcher = dispatcher
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        start_ns = time.monotonic_ns() + 50_000_000
+        self._mark(load_start_ns=start_ns)
+        self._live.begin_load()
+        sending = asyncio.create_task(dispatcher.run(start_ns))
+        try:
+            await self._windowed(dispatcher, sending, endpoint, start_ns)
+        finally:
+            dispatcher.stop()
+            await dispatcher.drain(DRAIN_S if self._phase == "drain" else 0.0)
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+            await client.close()
+            gc.enable()
+            gc.unfreeze()
+        await asyncio.sleep(MARGIN_S)
+
+    async def _windowed(
+        self, dispatcher: Dispatcher, sending: asyncio.Task[None], endpoint: Endpoint, start_ns: int
+    ) -> None:
+        """Warm up, hold the window, then wait for its last request while load of the same kind goes on."""
+        self._announce("warm-up", self._prepared.load_text)
+        await self._warm_up(dispatcher, start_ns)
+        async with aiohttp.ClientSession() as session:
+            await self._recorder.scrape(session, endpoint.url)
+            window_ns = await self._window(dispatcher, sending)
+            await self._recorder.scrape(session, endpoint.url)
+        self._announce("drain", "until the window's last request has ended")
+        await _until(lambda: _ended_before(dispatcher, window_ns[1]), self._config.request_timeout_s + 1.0)
+        if sending.done():
+            sending.result()
+
+    async def _warm_up(self, dispatcher: Dispatcher, start_ns: int) -> None:
+        """Wait as long as asked; by itself at least 5 s and until a first request has run its whole course."""
+        asked_s = self._config.warmup_s
+        least_s = AUTO_WARMUP_S if asked_s is None else asked_s
+        await asyncio.sleep(max(0.0, least_s + (start_ns - time.monotonic_ns()) * 1e-9))
+        if asked_s is None:
+            await _until(lambda: dispatcher.finished > 0, AUTO_WARMUP_MAX_S - AUTO_WARMUP_S)
+
+    async def _window(self, dispatcher: Dispatcher, sending: asyncio.Task[None]) -> tuple[int, int]:
+        """Hold the window for its duration, or until as many requests as asked were sent in it."""
+        config = self._config
+        start_ns, sent_before = time.monotonic_ns(), dispatcher.sent
+        length = f"{config.requests} requests" if config.requests else f"{config.duration_s:g} s"
+        self._announce("load", f"measuring {length}")
+        if config.requests is None:
+            await asyncio.sleep(config.duration_s)
+        else:
+            wanted = sent_before + config.requests
+            await _until(lambda: dispatcher.sent >= wanted or sending.done(), self._prepared.horizon_s)
+        window_ns = (start_ns, time.monotonic_ns())
+        self._mark(window_ns=window_ns)
+        return window_ns
+
+    async def _stop_all(self) -> None:
+        await self._server.stop()
+        if self._sampling is not None:
+            await self._sampling.stop()
+
+    def _finish(self, failure: BaseException | None) -> Outcome:
+        """Turn streams into tables, compute the summary where there is a window, say how it ended."""
+        try:
+            summary = self._write_results()
+            said = {"state": "failed", "failure": str(failure)} if failure else {"state": "complete"}
+            self._store.update(**said)
+        except StoreError as error:
+            failure = failure or error
+            summary = None
+        if failure is not None:
+            self._progress.line("")
+            raise _as_failed(failure, self._store.path) from failure
+        return Outcome(self._store.path, summary)
+
+    def _write_results(self) -> Summary | None:
+        self._recorder.flush()
+        self._store.close_tables()
+        run = read_run(self._store.path)
+        tables = {name: run.table(name) for name in TABLES}
+        summary = None
+        if self._store.manifest.timeline.window_ns is not None and self._store.manifest.server is not None:
+            summary, frame = summarise(self._store.manifest, Tables(**tables))
+            tables["requests"] = pa.Table.from_pandas(frame, preserve_index=False)
+            self._store.write_summary(summary)
+        for name, rows in tables.items():
+            if rows is not None:
+                self._store.write_parquet(name, rows)
+        return summary
+
+
+async def _until(holds: Callable[[], bool], timeout_s: float) -> None:
+    """Return when `holds` does, or after `timeout_s`; looks 50 times a second."""
+    deadline_s = time.monotonic() + timeout_s
+    while not holds() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - the dispatcher must not pay for an event
+        await asyncio.sleep(0.02)
+
+
+def _ended_before(dispatcher: Dispatcher, instant_ns: int) -> bool:
+    """Return whether every request scheduled before the instant has ended."""
+    oldest_ns = dispatcher.oldest_in_flight_ns
+    return oldest_ns is None or oldest_ns >= instant_ns
+
+
+def _as_failed(failure: BaseException, run_dir: Path) -> BaseException:
+    """Return the failure with the run directory named, so that the user finds what was recorded."""
+    if isinstance(failure, StoreError):
+        return failure
+    hint = getattr(failure, "hint", "")
+    kept = f"recorded so far: {run_dir}"
+    if hasattr(failure, "hint"):
+        failure.hint = f"{hint}; {kept}" if hint else kept
+        return failure
+    return RunFailedError(f"{type(failure).__name__}: {failure}", hint=kept)
