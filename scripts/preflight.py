@@ -8,9 +8,8 @@ def main() -> int:
     """Return 0 when a virtual environment can be made."""
     version = "{}.{}".format(*sys.version_info[:2])
     if sys.version_info < (3, 11):  # noqa: UP036 - this runs under whatever python3 the machine has
-        sys.stderr.write(
-            f"error: Python 3.11 or newer is needed, this is {version}; PYTHON=/path/to/python3.11 names one\n"
-        )
+        need = "error: Python 3.11 or newer is needed, this is"
+        sys.stderr.write(f"{need} {version}; name one with PYTHON=python3.11\n")
         return 2
     if importlib.util.find_spec("venv") is None or importlib.util.find_spec("ensurepip") is None:
         sys.stderr.write(f"error: this Python lacks venv; install it with: apt-get install python{version}-venv\n")

@@ -1,0 +1,235 @@
+"""Two ways to run the one engine: in real time for whoever talks to it, and in virtual time from a list of requests.
+
+    simulated   |-- step 0 --|-- step 1 --|-- step 2 --|     each starts where the one before it ended
+    real             compute, sleep to the end, send |
+                     compute, sleep less if late, send |
+
+The simulated clock is not moved by a late sleep or a slow send: lateness is caught up, and accounted for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import selectors
+from dataclasses import dataclass
+from select import select
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from servers.clock import MonotonicClock, VirtualClock
+from servers.sim.engine import Engine, EngineConfig
+from servers.sim.metrics import Lag
+from servers.sim.recorder import IDLE_HEARTBEAT_NS, LOOK_NS, Recorder
+from servers.sim.truth import TrueRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from servers.clock import Clock
+    from servers.sim.device import SimDevice
+    from servers.sim.engine import StepResult
+
+    # Called with a step when it begins; what it returns is called at the step's end.
+    Prepare = Callable[[StepResult], Callable[[], None]]
+
+
+class Driver:
+    """Steps an engine on a clock, records on its devices, and hands each step's tokens out at the step's end."""
+
+    def __init__(self, engine: Engine, clock: Clock, recorder: Recorder | None, prepare: Prepare) -> None:
+        self.engine = engine
+        self.lag = Lag()
+        self._clock = clock
+        self._recorder = recorder
+        self._prepare = prepare
+
+    async def serve(self, now_ns: int) -> int:
+        """Step from the simulated instant `now_ns` until nothing is queued; return the instant of the end."""
+        while (ready_ns := self.engine.ready_ns(now_ns)) is not None:
+            if ready_ns > now_ns:
+                self.rest(now_ns)
+                await self._clock.sleep_until_ns(ready_ns)
+            self.look(ready_ns)
+            step = self.engine.step(ready_ns)
+            if step is None:  # what was queued was withdrawn while this slept
+                now_ns = ready_ns
+                continue
+            await self._play(step)
+            now_ns = step.end_ns
+        return now_ns
+
+    async def _play(self, step: StepResult) -> None:
+        """Live through a step: everything that can be done before its end is done before its end."""
+        if self._recorder is not None:
+            self._recorder.step(step)
+        send = self._prepare(step)
+        await self._clock.sleep_until_ns(step.end_ns)
+        begun_ns = self._clock.now_ns()
+        send()
+        self.lag.note(step, begun_ns, self._clock.now_ns())
+
+    def look(self, now_ns: int) -> bool:
+        """Take over what was set on the device since; return whether that changed anything."""
+        point = None if self._recorder is None else self._recorder.point(now_ns)
+        if point is None or point == self.engine.point:
+            return False
+        self.engine.point = point
+        return True
+
+    def rest(self, now_ns: int) -> None:
+        """Record that nothing is in flight from `now_ns` on."""
+        if self._recorder is not None:
+            self._recorder.idle(now_ns, self.engine.idle_w, self.engine.point.sm_mhz)
+
+
+class RealTimeDriver(Driver):
+    """Runs for ever on the host's clock, resting while nothing is queued."""
+
+    def __init__(self, engine: Engine, recorder: Recorder, prepare: Prepare) -> None:
+        super().__init__(engine, PreciseClock(), recorder, prepare)
+        self._woken = asyncio.Event()
+        self._stalled = False
+
+    def wake(self) -> None:
+        """Say that a request was added."""
+        self._woken.set()
+
+    def stall(self) -> None:
+        """Never step again, as a hung engine; the GPU stays held."""
+        self._stalled = True
+
+    async def run(self) -> None:
+        """Serve and rest in turns; ends by cancellation only."""
+        now_ns = self._clock.now_ns()
+        while True:
+            await self._rest_until_woken(now_ns)
+            now_ns = await self.serve(now_ns)
+
+    async def serve(self, now_ns: int) -> int:
+        """Step until nothing is queued, or not at all when stalled."""
+        return now_ns if self._stalled else await super().serve(now_ns)
+
+    async def _rest_until_woken(self, now_ns: int) -> None:
+        self.rest(now_ns)
+        rested_ns = now_ns
+        while not self._woken.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_NS * 1e-9):
+                    await self._woken.wait()
+            now_ns = self._clock.now_ns()
+            if self.look(now_ns) or now_ns - rested_ns >= IDLE_HEARTBEAT_NS:
+                self.rest(now_ns)
+                rested_ns = now_ns
+        self._woken.clear()
+
+
+class PreciseClock(MonotonicClock):
+    """The host's clock for steps of about a millisecond: sleeps to shortly before the instant, then yields until it.
+
+    A sleep alone ends 60 to 200 us late on a busy machine, which a step of a small model cannot afford.
+    """
+
+    _SPIN_NS = 120_000
+
+    async def sleep_until_ns(self, instant_ns: int) -> None:
+        """Return at the instant, or after one turn for others when it has passed."""
+        await super().sleep_until_ns(instant_ns - self._SPIN_NS)
+        while self.now_ns() < instant_ns:
+            await asyncio.sleep(0)
+
+
+class _PreciseSelector(selectors.EpollSelector):
+    """Epoll whose timeout is not rounded up to a whole millisecond: waits on the epoll descriptor itself."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Wait up to `timeout` seconds."""
+        if timeout is not None and 0 < timeout < 0.1:
+            select((self.fileno(),), (), (), timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop whose timers are good to tens of microseconds where the system's are to a millisecond."""
+    if os.name == "posix" and hasattr(selectors, "EpollSelector"):
+        return asyncio.SelectorEventLoop(_PreciseSelector())
+    return asyncio.new_event_loop()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request for virtual time."""
+
+    arrival_ns: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRun:
+    """What came of a list of requests: the instants of each one's tokens, in the order of the list.
+
+    `end_ns` is when the last one was done; `energy_j` that of all steps on all GPUs, idle gaps not included.
+    """
+
+    token_ns: tuple[NDArray[np.int64], ...]
+    end_ns: int
+    steps: int
+    energy_j: float
+    preemptions: int
+
+
+def simulate(config: EngineConfig, arrivals: Sequence[Arrival], devices: Sequence[SimDevice] = ()) -> VirtualRun:
+    """Run requests, in the order of their arrival, in virtual time; with devices, their power and truth is recorded.
+
+    Not for use inside a running event loop.
+    """
+    run = _Virtual(config, arrivals, devices)
+    return asyncio.run(run.run())
+
+
+class _Virtual:
+    """Collects token times and totals of a run in virtual time."""
+
+    def __init__(self, config: EngineConfig, arrivals: Sequence[Arrival], devices: Sequence[SimDevice]) -> None:
+        self._engine = Engine(config)
+        self._arrivals = arrivals
+        self._recorder = Recorder(devices) if devices else None
+        self._token_ns: list[list[int]] = [[] for _ in arrivals]
+        self._energy_j = 0.0
+        self._preemptions = 0
+
+    async def run(self) -> VirtualRun:
+        start_ns = min((arrival.arrival_ns for arrival in self._arrivals), default=0)
+        for sequence, arrival in enumerate(self._arrivals):
+            self._add(sequence, arrival)
+        driver = Driver(self._engine, VirtualClock(start_ns), self._recorder, self._note)
+        end_ns = await driver.serve(start_ns)
+        driver.rest(end_ns)
+        if self._recorder is not None:
+            self._recorder.close()
+        times = tuple(np.array(instants, np.int64) for instants in self._token_ns)
+        return VirtualRun(times, end_ns, driver.lag.steps, self._energy_j, self._preemptions)
+
+    def _add(self, sequence: int, arrival: Arrival) -> None:
+        self._engine.scheduler.add(sequence, arrival.arrival_ns, arrival.prompt_tokens, arrival.output_tokens)
+        if self._recorder is not None:
+            asked = (arrival.arrival_ns, arrival.prompt_tokens, arrival.output_tokens)
+            self._recorder.accepted(TrueRequest(sequence, f"virtual-{sequence}", *asked))
+
+    def _note(self, step: StepResult) -> Callable[[], None]:
+        self._energy_j += step.energy_j * self._engine.config.tensor_parallel
+        self._preemptions += len(step.preempted)
+        for part in step.slices:
+            if part.produced:
+                self._token_ns[part.sequence].append(step.end_ns)
+        return _nothing
+
+
+def _nothing() -> None:
+    """Do nothing: virtual tokens are sent to nobody."""

@@ -1,0 +1,1 @@
+"""Doubles and recordings that several tests share."""
