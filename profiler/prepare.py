@@ -22,7 +22,7 @@ from profiler.choose import Choice, choose, engine_gpus
 from profiler.errors import UsageError
 from profiler.gpu.sim import break_device
 from profiler.join import Timeline
-from profiler.machine import look
+from profiler.facts import look
 from profiler.manifest import Manifest, clock_now, jouletrace_version, this_host, this_owner
 from profiler.run_dir import writable_out
 from profiler.sampling import Sampling

@@ -96,7 +96,9 @@ class _Process:
         self._service = Service(
             self._engine, self._recorder, Tokenizer(self._config.model.vocab_size), self._faults, arguments.seed
         )
-        self._driver = RealTimeDriver(self._engine, self._recorder, self._service.prepare)
+        self._driver = RealTimeDriver(
+            self._engine, self._recorder, self._service.prepare, lambda: self._service.is_stalled
+        )
         self._service.metrics.lag = self._driver.lag
 
     async def run(self) -> None:

@@ -50,7 +50,7 @@ class Driver:
 
     async def serve(self, now_ns: int) -> int:
         """Step from the simulated instant `now_ns` until nothing is queued; return the instant of the end."""
-        while (ready_ns := self.engine.ready_ns(now_ns)) is not None:
+        while (ready_ns := self.next_ns(now_ns)) is not None:
             if ready_ns > now_ns:
                 self.rest(now_ns)
                 await self._clock.sleep_until_ns(ready_ns)
@@ -62,6 +62,10 @@ class Driver:
             await self._play(step)
             now_ns = step.end_ns
         return now_ns
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """Return when the next step can start, None with nothing queued."""
+        return self.engine.ready_ns(now_ns)
 
     async def _play(self, step: StepResult) -> None:
         """Live through a step: everything that can be done before its end is done before its end."""
@@ -90,18 +94,16 @@ class Driver:
 class RealTimeDriver(Driver):
     """Runs for ever on the host's clock, resting while nothing is queued."""
 
-    def __init__(self, engine: Engine, recorder: Recorder, prepare: Prepare) -> None:
+    def __init__(
+        self, engine: Engine, recorder: Recorder, prepare: Prepare, is_stalled: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(engine, PreciseClock(), recorder, prepare)
         self._woken = asyncio.Event()
-        self._stalled = False
+        self._is_stalled = is_stalled
 
     def wake(self) -> None:
         """Say that a request was added."""
         self._woken.set()
-
-    def stall(self) -> None:
-        """Never step again, as a hung engine; the GPU stays held."""
-        self._stalled = True
 
     async def run(self) -> None:
         """Serve and rest in turns; ends by cancellation only."""
@@ -110,9 +112,9 @@ class RealTimeDriver(Driver):
             await self._rest_until_woken(now_ns)
             now_ns = await self.serve(now_ns)
 
-    async def serve(self, now_ns: int) -> int:
-        """Step until nothing is queued, or not at all when stalled."""
-        return now_ns if self._stalled else await super().serve(now_ns)
+    def next_ns(self, now_ns: int) -> int | None:
+        """Return when the next step can start; never, with a fault that hangs the engine."""
+        return None if self._is_stalled() else super().next_ns(now_ns)
 
     async def _rest_until_woken(self, now_ns: int) -> None:
         self.rest(now_ns)
@@ -134,12 +136,12 @@ class PreciseClock(MonotonicClock):
     A sleep alone ends 60 to 200 us late on a busy machine, which a step of a small model cannot afford.
     """
 
-    _SPIN_NS = 120_000
+    _SPIN_NS = 250_000
 
     async def sleep_until_ns(self, instant_ns: int) -> None:
         """Return at the instant, or after one turn for others when it has passed."""
         await super().sleep_until_ns(instant_ns - self._SPIN_NS)
-        while self.now_ns() < instant_ns:
+        while self.now_ns() < instant_ns:  # noqa: ASYNC110 - no event tells the time
             await asyncio.sleep(0)
 
 

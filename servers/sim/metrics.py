@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -77,25 +78,21 @@ class Lag:
         self.publish_s += (done_ns - begun_ns) * 1e-9
 
 
-def _seconds(bounds: tuple[float, ...]) -> Histogram:
-    return field(default_factory=lambda: Histogram(bounds))
-
-
 @dataclass(slots=True)
 class EngineMetrics:
     """The state behind /metrics."""
 
-    ttft_s: Histogram = _seconds(_TTFT_S)
-    itl_s: Histogram = _seconds(_ITL_S)
-    tpot_s: Histogram = _seconds(_ITL_S)
-    e2e_s: Histogram = _seconds(_REQUEST_S)
-    queue_s: Histogram = _seconds(_REQUEST_S)
-    inference_s: Histogram = _seconds(_REQUEST_S)
-    prefill_s: Histogram = _seconds(_REQUEST_S)
-    decode_s: Histogram = _seconds(_REQUEST_S)
-    iteration_tokens: Histogram = _seconds(_ITERATION)
-    request_prompt_tokens: Histogram = _seconds(_LENGTH)
-    request_generation_tokens: Histogram = _seconds(_LENGTH)
+    ttft_s: Histogram = field(default_factory=partial(Histogram, _TTFT_S))
+    itl_s: Histogram = field(default_factory=partial(Histogram, _ITL_S))
+    tpot_s: Histogram = field(default_factory=partial(Histogram, _ITL_S))
+    e2e_s: Histogram = field(default_factory=partial(Histogram, _REQUEST_S))
+    queue_s: Histogram = field(default_factory=partial(Histogram, _REQUEST_S))
+    inference_s: Histogram = field(default_factory=partial(Histogram, _REQUEST_S))
+    prefill_s: Histogram = field(default_factory=partial(Histogram, _REQUEST_S))
+    decode_s: Histogram = field(default_factory=partial(Histogram, _REQUEST_S))
+    iteration_tokens: Histogram = field(default_factory=partial(Histogram, _ITERATION))
+    request_prompt_tokens: Histogram = field(default_factory=partial(Histogram, _LENGTH))
+    request_generation_tokens: Histogram = field(default_factory=partial(Histogram, _LENGTH))
     lag: Lag = field(default_factory=Lag)
     running: int = 0
     waiting: int = 0
