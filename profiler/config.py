@@ -20,31 +20,43 @@ class ProfileConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str | None = Field(description="name of models.toml, a directory, or a hub id; None: whatever `url` serves")
-    server: Literal["auto", "vllm", "sim"] = Field("auto", description="engine to launch")
-    url: str | None = Field(None, description="base URL of an engine that runs already; nothing is launched")
-    gpu: str = Field("auto", description="auto, nvml, nvml:0,1, nvml:UUID, sim, sim:NAME, replay:FILE, rapl, none")
-    exporter: str | None = Field(None, description="base URL of a running exporter on this host")
-    arrival: Literal["poisson", "constant"] = Field("poisson", description="arrival process of the open loop")
-    rate_rps: Positive | None = Field(None, description="asked request rate of the open loop, requests/s")
-    concurrency: Annotated[int, Field(gt=0)] | None = Field(None, description="requests in flight of a closed loop")
-    input: str = Field("512", description="prompt length in tokens: N or LOW:HIGH")
-    output: str = Field("128", description="output length in tokens: N or LOW:HIGH")
-    duration_s: Positive = Field(QUICK_WINDOW_S, description="length of the measurement window, s")
-    requests: Annotated[int, Field(gt=0)] | None = Field(
-        None, description="end the window when this many have been scheduled in it"
+    server: Literal["auto", "vllm", "sim"] = Field(default="auto", description="engine to launch")
+    url: str | None = Field(default=None, description="base URL of an engine that runs already; nothing is launched")
+    gpu: str = Field(
+        default="auto", description="auto, nvml, nvml:0,1, nvml:UUID, sim, sim:NAME, replay:FILE, rapl, none"
     )
-    warmup_s: Annotated[float, Field(ge=0)] | None = Field(None, description="warm-up before the window, s; None: auto")
-    idle_s: Positive = Field(QUICK_IDLE_S, description="length of the loaded-idle baseline, s")
+    exporter: str | None = Field(default=None, description="base URL of a running exporter on this host")
+    arrival: Literal["poisson", "constant"] = Field(default="poisson", description="arrival process of the open loop")
+    rate_rps: Positive | None = Field(default=None, description="asked request rate of the open loop, requests/s")
+    concurrency: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="requests in flight of a closed loop"
+    )
+    input: str = Field(default="512", description="prompt length in tokens: N or LOW:HIGH")
+    output: str = Field(default="128", description="output length in tokens: N or LOW:HIGH")
+    duration_s: Positive = Field(default=QUICK_WINDOW_S, description="length of the measurement window, s")
+    requests: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="end the window when this many have been scheduled in it"
+    )
+    warmup_s: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="warm-up before the window, s; None: auto"
+    )
+    idle_s: Positive = Field(default=QUICK_IDLE_S, description="length of the loaded-idle baseline, s")
     full: bool = Field(default=False, description="idle and window as long as the measuring recipe asks")
-    weights: Literal["real", "random"] = Field("real", description="real, or the real architecture with random weights")
-    dtype: str | None = Field(None, description="weight type the engine is asked for; None: the model's own")
-    tensor_parallel: Annotated[int, Field(gt=0)] | None = Field(None, description="GPUs to split over; None: as needed")
-    max_model_len: Annotated[int, Field(gt=0)] | None = Field(None, description="context limit for the engine, tokens")
+    weights: Literal["real", "random"] = Field(
+        default="real", description="real, or the real architecture with random weights"
+    )
+    dtype: str | None = Field(default=None, description="weight type the engine is asked for; None: the model's own")
+    tensor_parallel: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="GPUs to split over; None: as needed"
+    )
+    max_model_len: Annotated[int, Field(gt=0)] | None = Field(
+        default=None, description="context limit for the engine, tokens"
+    )
     prefix_caching: bool = Field(default=False, description="let the engine reuse prompt prefixes")
-    engine_args: tuple[str, ...] = Field((), description="further arguments passed to the engine as they are")
-    port: Annotated[int, Field(ge=0, le=65535)] = Field(0, description="the engine's port; 0: a free one")
-    start_timeout_s: Positive = Field(600.0, description="longest wait for the engine to be ready, s")
-    request_timeout_s: Positive = Field(120.0, description="longest life of one request, s")
-    slo: tuple[str, ...] = Field((), description="service-level objectives, e.g. ttft_p95=0.5")
-    seed: int = Field(0, description="seed of arrivals, lengths and prompts")
-    out: Path = Field(Path("runs"), description="directory that run directories are made in")
+    engine_args: tuple[str, ...] = Field(default=(), description="further arguments passed to the engine as they are")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(default=0, description="the engine's port; 0: a free one")
+    start_timeout_s: Positive = Field(default=600.0, description="longest wait for the engine to be ready, s")
+    request_timeout_s: Positive = Field(default=120.0, description="longest life of one request, s")
+    slo: tuple[str, ...] = Field(default=(), description="service-level objectives, e.g. ttft_p95=0.5")
+    seed: int = Field(default=0, description="seed of arrivals, lengths and prompts")
+    out: Path = Field(default=Path("runs"), description="directory that run directories are made in")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 
 import psutil
-from servers.vllm import find_vllm
 
 from profiler.choose import Facts, GpuFacts, Holder
 from profiler.gpu.base import GpuError
 from profiler.gpu.probe import find_nvidia
 from profiler.gpu.rapl import open_rapl
+from servers.vllm import find_vllm
 
 
 def look() -> Facts:

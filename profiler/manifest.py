@@ -54,7 +54,7 @@ class Manifest(_Part):
     run_id: str
     jouletrace_version: str
     state: Literal["running", "complete", "failed"] = "running"
-    failure: str | None = Field(None, description="why it failed, one line")
+    failure: str | None = Field(default=None, description="why it failed, one line")
     owner: Owner
     clock: ClockPart
     host: HostPart
@@ -62,10 +62,10 @@ class Manifest(_Part):
     simulated: bool
     model: str
     weights: Literal["real", "random"]
-    no_gpu_why: str | None = Field(None, description="why there is no NVIDIA GPU, where there is none")
-    no_energy_why: str | None = Field(None, description="why no energy was measured, where it was not")
+    no_gpu_why: str | None = Field(default=None, description="why there is no NVIDIA GPU, where there is none")
+    no_energy_why: str | None = Field(default=None, description="why no energy was measured, where it was not")
     server: Endpoint | None = None
-    server_start_s: float | None = Field(None, description="time from launch to the first completion, s")
+    server_start_s: float | None = Field(default=None, description="time from launch to the first completion, s")
     gpus: tuple[GpuInfo, ...] = ()
     foreign_pids: dict[str, tuple[int, ...] | None] = Field(
         default_factory=dict, description="per GPU uuid, processes not the engine's; null where it cannot be told"

@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING
 
 from loadgen.lengths import parse_lengths
 from loadgen.plan import LoadSpec, Schedule, make_schedule
-from servers.vllm import VllmOptions, vllm_launch
-
 from profiler import slo, weights
 from profiler.choose import Choice, choose, engine_gpus
 from profiler.errors import UsageError
+from profiler.facts import look
 from profiler.gpu.sim import break_device
 from profiler.join import Timeline
-from profiler.facts import look
 from profiler.manifest import Manifest, clock_now, jouletrace_version, this_host, this_owner
 from profiler.run_dir import writable_out
 from profiler.sampling import Sampling
@@ -36,6 +34,7 @@ from servers.process import claim_port
 from servers.sim.device import SimDevice
 from servers.sim.hardware import find_hardware, min_tensor_parallel
 from servers.simulated import SimPlace, sim_launch
+from servers.vllm import VllmOptions, vllm_launch
 
 if TYPE_CHECKING:
     from profiler.choose import Facts

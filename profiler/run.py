@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import pyarrow as pa
+
 from loadgen.clients.openai import OpenAIClient
 from loadgen.dispatch import Dispatcher
 from loadgen.limits import check_descriptors
 from loadgen.prompts import token_ids
-
 from profiler.errors import RunFailedError, StoreError
 from profiler.live import LiveFigures
 from profiler.prepare import Prepared, prepare

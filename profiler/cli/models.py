@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from servers.vllm import find_vllm, tiny_command
 
 from profiler.errors import ExitCode, RunFailedError, UsageError
 from servers.models import load_models
+from servers.vllm import find_vllm, tiny_command
 
 if TYPE_CHECKING:
     import argparse

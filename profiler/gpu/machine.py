@@ -58,6 +58,21 @@ def in_wsl(root: Path) -> bool:
     return "microsoft" in (read_text(root / "proc/sys/kernel/osrelease") or "").lower()
 
 
+def memory_bytes(root: Path) -> tuple[int, int]:
+    """Return the host's memory, available and total; what a GPU without memory of its own has to give.
+
+    Raises:
+        OSError: the system does not tell.
+        ValueError: it tells something else than /proc/meminfo's lines.
+    """
+    lines = dict(line.split(":", 1) for line in (root / "proc/meminfo").read_text().splitlines())
+    try:
+        available_kib, total_kib = (int(lines[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
+    except KeyError as error:
+        raise ValueError(f"/proc/meminfo has no {error}") from error
+    return available_kib * 1024, total_kib * 1024
+
+
 def sees_host_pids(root: Path = Path("/")) -> bool:
     """Return whether process ids here are the host's, which are the ones that NVML tells.
 

@@ -13,11 +13,12 @@ import pynvml
 
 from profiler.gpu.base import GpuError, GpuInfo, GpuLostError, GpuProcess, Reading
 from profiler.gpu.machine import sees_host_pids
+from profiler.gpu.nvml_device import Device, describe
 from profiler.gpu.nvml_errors import INVALID_ARGUMENT, NO_PERMISSION, NOT_FOUND, gpu_error
-from profiler.gpu.nvml_sensors import Device, Sensors, find_sensors, read_sensors
+from profiler.gpu.nvml_sensors import find_sensors, read_sensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from types import ModuleType
     from typing import Literal
 
@@ -38,7 +39,7 @@ class NvmlGpu:
         with _told_as_gpu_error(binding, "opening the GPU"):
             name = self._device.ask("nvmlDeviceGetName") or "NVIDIA GPU"
             self._sensors = find_sensors(self._device, name)
-            self._info = _describe(binding, self._device, name, self._sensors)
+            self._info = describe(self._device, name, self._sensors.boundary, self._sensors.absent)
             binding.nvmlInit()
             self._open = True
 
@@ -86,15 +87,17 @@ class NvmlGpu:
 
 
 def open_gpus(
-    select: Sequence[str] = (), binding: ModuleType = pynvml, *, host_pids: bool | None = None
+    select: Sequence[str] = (), binding: ModuleType | None = None, *, host_pids: bool | None = None
 ) -> list[NvmlGpu]:
     """Open the GPUs named by index or UUID in the order given, or every one that this user may use.
 
-    `host_pids` says whether process ids here are the host's; by default that is looked up.
+    `binding` is what offers NVML's functions, by default the official one. `host_pids` says whether process ids here
+    are the host's; by default that is looked up.
 
     Raises:
-        GpuError: NVML does not work, or a GPU that was named is not there; GpuLostError when one does not answer.
+        GpuError: NVML does not work, there is no GPU, or not one that was named; GpuLostError: one does not answer.
     """
+    binding = binding or pynvml
     with _told_as_gpu_error(binding, "NVML"):
         binding.nvmlInit()
     opened: list[NvmlGpu] = []
@@ -108,6 +111,8 @@ def open_gpus(
         raise
     finally:
         binding.nvmlShutdown()
+    if not opened:
+        raise GpuError("the NVIDIA driver tells no GPU that this user may use", hint="see `nvidia-smi -L`")
     return opened
 
 
@@ -129,14 +134,15 @@ def _named(binding: ModuleType, select: Sequence[str]) -> Iterator[Any]:
     for name in select:
         if name.startswith("MIG-"):
             raise GpuError(f"{name} is a MIG instance", hint="power is told for a whole GPU only; name that")
+        by_index = name.isdigit()
+        find = binding.nvmlDeviceGetHandleByIndex if by_index else binding.nvmlDeviceGetHandleByUUID
         try:
-            yield binding.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else (
-                binding.nvmlDeviceGetHandleByUUID(name)
-            )
+            handle = find(int(name) if by_index else name)
         except binding.NVMLError as error:
             if error.value in (INVALID_ARGUMENT, NOT_FOUND):
                 raise GpuError(f"there is no GPU {name}", hint="`nvidia-smi -L` lists them") from error
             raise gpu_error(error.value, f"GPU {name}") from error
+        yield handle
 
 
 @contextmanager
@@ -145,36 +151,3 @@ def _told_as_gpu_error(binding: ModuleType, what: str) -> Iterator[None]:
         yield
     except binding.NVMLError as error:
         raise gpu_error(error.value, what) from error
-
-
-def _describe(binding: ModuleType, device: Device, name: str, sensors: Sensors) -> GpuInfo:
-    limits = device.ask("nvmlDeviceGetPowerManagementLimitConstraints") or (None, None)
-    memory = device.ask("nvmlDeviceGetMemoryInfo")
-    return GpuInfo(
-        uuid=_uuid(binding, device),
-        name=name,
-        index=int(device.ask("nvmlDeviceGetIndex") or 0),
-        simulated=False,
-        boundary=sensors.boundary,
-        driver=_driver(binding),
-        vbios=device.ask("nvmlDeviceGetVbiosVersion"),
-        power_limit_w=_watts(device.ask("nvmlDeviceGetPowerManagementLimit")),
-        power_limit_default_w=_watts(device.ask("nvmlDeviceGetPowerManagementDefaultLimit")),
-        power_limit_min_w=_watts(limits[0]),
-        power_limit_max_w=_watts(limits[1]),
-        sm_clock_max_mhz=device.ask("nvmlDeviceGetMaxClockInfo", binding.NVML_CLOCK_SM),
-        memory_clock_max_mhz=device.ask("nvmlDeviceGetMaxClockInfo", binding.NVML_CLOCK_MEM),
-        memory_total_bytes=None if memory is None else int(memory.total),
-        mig_enabled=_first(device.ask("nvmlDeviceGetMigMode")),
-        persistence_mode=_flag(device.ask("nvmlDeviceGetPersistenceMode")),
-        ecc_enabled=_first(device.ask("nvmlDeviceGetEccMode")),
-        display_active=_flag(device.ask("nvmlDeviceGetDisplayActive")),
-        absent=sensors.absent,
-    )
-
-
-def _uuid(binding: ModuleType, device: Device) -> str:
-    uuid = device.ask("nvmlDeviceGetUUID")
-    if uuid is None:
-        raise gpu_error(device.last_code, "asking the GPU for its UUID")
-    return uuid if isinstance(uuid, str) else uuid.decode()

@@ -19,19 +19,27 @@ LIBRARY_MISMATCH = 18
 UNKNOWN = 999
 
 
+class LibraryMissingError(GpuError):
+    """NVML's library is not installed here."""
+
+
+class DriverMissingError(GpuError):
+    """NVML's library is here and finds no driver to talk to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """A return code in words. `lost`: the device is gone until somebody resets it or the host."""
+    """A return code in words, and the error to raise for it: GpuLostError where the device will not answer again."""
 
     words: str
     hint: str
-    lost: bool = False
+    kind: type[GpuError] = GpuError
 
 
 _RESET = "see `dmesg | grep -i xid`; reset it with `nvidia-smi --gpu-reset` or restart the host"
 _OTHER = Meaning("NVML failed", "see whether `nvidia-smi` works, and `dmesg | grep -i nvrm`")
 MEANINGS: dict[int, Meaning] = {
-    1: Meaning("NVML was shut down while in use", "start the command again", lost=True),
+    1: Meaning("NVML was shut down while in use", "start the command again", GpuLostError),
     INVALID_ARGUMENT: Meaning("not known to the installed driver", "update the NVIDIA driver"),
     NOT_SUPPORTED: Meaning("not supported by this GPU", "choose another energy source"),
     NO_PERMISSION: Meaning(
@@ -40,17 +48,21 @@ MEANINGS: dict[int, Meaning] = {
     ),
     NOT_FOUND: Meaning("no such GPU", "`nvidia-smi -L` lists them"),
     8: Meaning("a power cable of the GPU is not connected", "connect every external power cable"),
-    DRIVER_NOT_LOADED: Meaning("the NVIDIA driver is not loaded", "load it with `modprobe nvidia`, see `dmesg`"),
+    DRIVER_NOT_LOADED: Meaning(
+        "the NVIDIA driver is not loaded", "load it with `modprobe nvidia`, see `dmesg`", DriverMissingError
+    ),
     10: Meaning("the driver did not answer in time", "see `dmesg | grep -i nvrm`"),
     11: Meaning("the kernel reports an interrupt problem with the GPU", "see `dmesg | grep -i nvrm`"),
-    LIBRARY_NOT_FOUND: Meaning("libnvidia-ml.so.1 was not found", "install the NVIDIA driver's libraries"),
+    LIBRARY_NOT_FOUND: Meaning(
+        "libnvidia-ml.so.1 was not found", "install the NVIDIA driver's libraries", LibraryMissingError
+    ),
     13: Meaning("not known to the installed driver", "update the NVIDIA driver"),
-    15: Meaning("the GPU fell off the bus", _RESET, lost=True),
-    16: Meaning("the GPU needs a reset", _RESET, lost=True),
+    15: Meaning("the GPU fell off the bus", _RESET, GpuLostError),
+    16: Meaning("the GPU needs a reset", _RESET, GpuLostError),
     LIBRARY_MISMATCH: Meaning(
         "the NVIDIA library and the loaded driver have different versions",
         "restart the host, or the container if the host's driver was updated",
-        lost=True,
+        GpuLostError,
     ),
     UNKNOWN: _OTHER,
 }
@@ -63,11 +75,10 @@ def meaning(code: int) -> Meaning:
 
 def is_lost(code: int) -> bool:
     """Return whether the code says that the device will not answer again by itself."""
-    return meaning(code).lost
+    return issubclass(meaning(code).kind, GpuLostError)
 
 
 def gpu_error(code: int, what: str) -> GpuError:
     """Return the error to raise when `what` (a device, or what was tried) failed with `code`."""
     told = meaning(code)
-    kind = GpuLostError if told.lost else GpuError
-    return kind(f"{what}: {told.words}", hint=told.hint)
+    return told.kind(f"{what}: {told.words}", hint=told.hint)

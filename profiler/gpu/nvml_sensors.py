@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from profiler.gpu.base import Boundary, Reading
-from profiler.gpu.nvml_errors import is_lost, meaning
+from profiler.gpu.nvml_errors import meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from types import ModuleType
+    from collections.abc import Callable
+
+    from profiler.gpu.nvml_device import Device
 
 PowerSource = Literal["gpu", "module", "usage"]
 
 # On these the counter covers the whole module, CPU and its memory too, while power may cover the GPU alone.
 COUNTER_COVERS_MODULE = ("GH200",)
-# The members of nvmlValue_t in the order of nvmlValueType_t.
-_VALUE_MEMBERS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+_POWER_FIELDS = ("NVML_FI_DEV_POWER_INSTANT", "NVML_FI_DEV_POWER_AVERAGE")
+_SCOPES = {"gpu": "NVML_POWER_SCOPE_GPU", "module": "NVML_POWER_SCOPE_MODULE"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ SENSORS = (
         ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"),
     ),
 )
+_FLOATS = tuple(sensor.column for sensor in SENSORS if sensor.column != "event_reasons")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,64 +73,6 @@ class Sensors:
     def boundary(self) -> Boundary:
         """What the energy covers."""
         return "gpu-module" if self.power == "module" else "gpu-board"
-
-
-class Device:
-    """NVML calls on one handle. What fails is None and leaves its code in `last_code`; only a lost device raises."""
-
-    def __init__(self, binding: ModuleType, handle: Any) -> None:  # noqa: ANN401 - an opaque ctypes pointer
-        self._binding = binding
-        self._handle = handle
-        self.last_code = 0
-
-    def constant(self, name: str) -> int:
-        """Return one of NVML's constants."""
-        return int(getattr(self._binding, name))
-
-    def ask(self, function: str, *arguments: object) -> Any | None:  # noqa: ANN401 - every function has its own type
-        """Return what the function tells, None when it fails.
-
-        Raises:
-            NVMLError: the device is lost.
-        """
-        try:
-            return getattr(self._binding, function)(self._handle, *arguments)
-        except self._binding.NVMLError as error:
-            self.last_code = int(error.value)
-            if is_lost(self.last_code):
-                raise
-            return None
-
-    def value(self, sensor: Sensor) -> float | None:
-        """Return a sensor's present value in the unit of its column, by the first of its functions."""
-        arguments = () if sensor.argument is None else (self.constant(sensor.argument),)
-        told = self.ask(sensor.functions[0], *arguments)
-        if told is None:
-            return None
-        return float(told if sensor.member is None else getattr(told, sensor.member)) * sensor.scale
-
-    def power_w(self, source: PowerSource) -> tuple[float | None, float | None]:
-        """Return instantaneous and average power."""
-        if source == "usage":
-            usage_mw = self.ask("nvmlDeviceGetPowerUsage")
-            return None, None if usage_mw is None else usage_mw * 1e-3
-        scope = self.constant("NVML_POWER_SCOPE_MODULE" if source == "module" else "NVML_POWER_SCOPE_GPU")
-        ids = (self.constant("NVML_FI_DEV_POWER_INSTANT"), self.constant("NVML_FI_DEV_POWER_AVERAGE"))
-        values = self.ask("nvmlDeviceGetFieldValues", [(field_id, scope) for field_id in ids])
-        instant_mw, average_mw = (None, None) if values is None else map(self._field, values)
-        return (
-            None if instant_mw is None else instant_mw * 1e-3,
-            None if average_mw is None else average_mw * 1e-3,
-        )
-
-    def _field(self, value: Any) -> float | None:  # noqa: ANN401 - a ctypes structure
-        # The call as a whole succeeds; each value carries a return code of its own.
-        if value.nvmlReturn == 0:
-            return float(getattr(value.value, _VALUE_MEMBERS[value.valueType]))
-        self.last_code = int(value.nvmlReturn)
-        if is_lost(self.last_code):
-            raise self._binding.NVMLError(self.last_code)
-        return None
 
 
 def find_sensors(device: Device, model: str) -> Sensors:
@@ -149,7 +93,7 @@ def find_sensors(device: Device, model: str) -> Sensors:
 def _answering(device: Device, sensor: Sensor, absent: list[str]) -> Sensor | None:
     for function in sensor.functions:
         narrowed = replace(sensor, functions=(function,))
-        if device.value(narrowed) is not None:
+        if _value(device, narrowed) is not None:
             return narrowed
     absent.append(f"{sensor.words}: {meaning(device.last_code).words}")
     return None
@@ -158,16 +102,36 @@ def _answering(device: Device, sensor: Sensor, absent: list[str]) -> Sensor | No
 def _find_power(device: Device, absent: list[str]) -> PowerSource | None:
     sources: tuple[PowerSource, ...] = ("gpu", "module")
     for source in sources:
-        instant_w, average_w = device.power_w(source)
+        instant_w, average_w = _power_w(device, source)
         if instant_w is not None:
             if average_w is None:
                 absent.append(f"average power: {meaning(device.last_code).words}")
             return source
     absent.append(f"instantaneous power: {meaning(device.last_code).words}")
-    if device.power_w("usage")[1] is not None:
+    if _power_w(device, "usage")[1] is not None:
         return "usage"
     absent.append(f"average power: {meaning(device.last_code).words}")
     return None
+
+
+def _value(device: Device, sensor: Sensor) -> float | None:
+    arguments = () if sensor.argument is None else (device.constant(sensor.argument),)
+    told = device.ask(sensor.functions[0], *arguments)
+    if told is None:
+        return None
+    return float(told if sensor.member is None else getattr(told, sensor.member)) * sensor.scale
+
+
+def _power_w(device: Device, source: PowerSource) -> tuple[float | None, float | None]:
+    """Return instantaneous and average power."""
+    if source == "usage":
+        return None, _watts(device.ask("nvmlDeviceGetPowerUsage"))
+    instant_mw, average_mw = device.fields(_POWER_FIELDS, _SCOPES[source])
+    return _watts(instant_mw), _watts(average_mw)
+
+
+def _watts(power_mw: float | None) -> float | None:
+    return None if power_mw is None else power_mw * 1e-3
 
 
 def read_sensors(device: Device, sensors: Sensors, now_ns: Callable[[], int]) -> Reading | None:
@@ -177,10 +141,10 @@ def read_sensors(device: Device, sensors: Sensors, now_ns: Callable[[], int]) ->
         NVMLError: the device is lost.
     """
     before_ns = now_ns()
-    instant_w, average_w = (None, None) if sensors.power is None else device.power_w(sensors.power)
-    values = {sensor.column: device.value(sensor) for sensor in sensors.found}
+    instant_w, average_w = (None, None) if sensors.power is None else _power_w(device, sensors.power)
+    values = {sensor.column: _value(device, sensor) for sensor in sensors.found}
     after_ns = now_ns()
-    if _all_missing((instant_w, average_w, *values.values())):
+    if instant_w is None and average_w is None and all(value is None for value in values.values()):
         return None
     reasons = values.pop("event_reasons", None)
     return Reading(
@@ -189,12 +153,8 @@ def read_sensors(device: Device, sensors: Sensors, now_ns: Callable[[], int]) ->
         power_w=_or_nan(instant_w),
         power_average_w=_or_nan(average_w),
         event_reasons=-1 if reasons is None else int(reasons),
-        **{sensor.column: _or_nan(values.get(sensor.column)) for sensor in SENSORS if sensor.column != "event_reasons"},
+        **{column: _or_nan(values.get(column)) for column in _FLOATS},
     )
-
-
-def _all_missing(values: Iterable[float | None]) -> bool:
-    return all(value is None for value in values)
 
 
 def _or_nan(value: float | None) -> float:

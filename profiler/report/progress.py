@@ -46,7 +46,7 @@ class Progress:
 
     def live(self, figures: Sequence[str]) -> None:
         """Show how things stand: in place on a terminal, every few seconds elsewhere."""
-        if self._quiet:
+        if self._quiet or not figures:
             return
         now_s = time.monotonic()
         text = f"{now_s - self._start_s:6.1f} s           {' · '.join(figures)}"

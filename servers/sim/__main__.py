@@ -77,6 +77,12 @@ def _devices(state_dir: Path, config: EngineConfig, seed: int) -> list[SimDevice
                 f"simulated GPU {index} in {state_dir} is a {device.info.hardware}, not a {config.gpu.name}",
                 exit_code=2,
             )
+        if device.info.epoch_ns > time.monotonic_ns():
+            raise ServerError(
+                f"simulated GPU {index} in {state_dir} was made before this host last started",
+                hint="remove that directory",
+                exit_code=2,
+            )
         if holders := [holder.pid for holder in device.holders() if holder.pid != os.getpid()]:
             raise ServerError(f"simulated GPU {index} in {state_dir} is held by process {holders[0]}", exit_code=2)
         found.append(device)

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import os
 import selectors
+from collections import deque
 from dataclasses import dataclass
 from select import select
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from servers.clock import MonotonicClock, VirtualClock
-from servers.sim.engine import Engine, EngineConfig
+from servers.sim.engine import Engine
 from servers.sim.metrics import Lag
 from servers.sim.recorder import IDLE_HEARTBEAT_NS, LOOK_NS, Recorder
 from servers.sim.truth import TrueRequest
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from servers.clock import Clock
     from servers.sim.device import SimDevice
-    from servers.sim.engine import StepResult
+    from servers.sim.engine import EngineConfig, StepResult
 
     # Called with a step when it begins; what it returns is called at the step's end.
     Prepare = Callable[[StepResult], Callable[[], None]]
@@ -52,7 +53,7 @@ class Driver:
         """Step from the simulated instant `now_ns` until nothing is queued; return the instant of the end."""
         while (ready_ns := self.next_ns(now_ns)) is not None:
             if ready_ns > now_ns:
-                self.rest(now_ns)
+                self.rest(now_ns, ready_ns)
                 await self._clock.sleep_until_ns(ready_ns)
             self.look(ready_ns)
             step = self.engine.step(ready_ns)
@@ -85,10 +86,10 @@ class Driver:
         self.engine.point = point
         return True
 
-    def rest(self, now_ns: int) -> None:
-        """Record that nothing is in flight from `now_ns` on."""
+    def rest(self, now_ns: int, until_ns: int = 0) -> None:
+        """Record that nothing is in flight from `now_ns` on, until `until_ns` where that is known."""
         if self._recorder is not None:
-            self._recorder.idle(now_ns, self.engine.idle_w, self.engine.point.sm_mhz)
+            self._recorder.idle(now_ns, self.engine.idle_w, self.engine.point.sm_mhz, until_ns)
 
 
 class RealTimeDriver(Driver):
@@ -191,41 +192,43 @@ def simulate(config: EngineConfig, arrivals: Sequence[Arrival], devices: Sequenc
 
     Not for use inside a running event loop.
     """
-    run = _Virtual(config, arrivals, devices)
-    return asyncio.run(run.run())
+    driver = _VirtualDriver(Engine(config), arrivals, Recorder(devices) if devices else None)
+    return asyncio.run(driver.run())
 
 
-class _Virtual:
-    """Collects token times and totals of a run in virtual time."""
+class _VirtualDriver(Driver):
+    """Feeds requests as their time comes, and collects token times and totals."""
 
-    def __init__(self, config: EngineConfig, arrivals: Sequence[Arrival], devices: Sequence[SimDevice]) -> None:
-        self._engine = Engine(config)
-        self._arrivals = arrivals
-        self._recorder = Recorder(devices) if devices else None
+    def __init__(self, engine: Engine, arrivals: Sequence[Arrival], recorder: Recorder | None) -> None:
+        self._start_ns = min((arrival.arrival_ns for arrival in arrivals), default=0)
+        super().__init__(engine, VirtualClock(self._start_ns), recorder, self._note)
+        self._coming = deque(enumerate(arrivals))
         self._token_ns: list[list[int]] = [[] for _ in arrivals]
         self._energy_j = 0.0
         self._preemptions = 0
 
     async def run(self) -> VirtualRun:
-        start_ns = min((arrival.arrival_ns for arrival in self._arrivals), default=0)
-        for sequence, arrival in enumerate(self._arrivals):
-            self._add(sequence, arrival)
-        driver = Driver(self._engine, VirtualClock(start_ns), self._recorder, self._note)
-        end_ns = await driver.serve(start_ns)
-        driver.rest(end_ns)
+        end_ns = await self.serve(self._start_ns)
+        self.rest(end_ns)
         if self._recorder is not None:
             self._recorder.close()
         times = tuple(np.array(instants, np.int64) for instants in self._token_ns)
-        return VirtualRun(times, end_ns, driver.lag.steps, self._energy_j, self._preemptions)
+        return VirtualRun(times, end_ns, self.lag.steps, self._energy_j, self._preemptions)
+
+    def next_ns(self, now_ns: int) -> int | None:
+        """Return when the next step can start, after queueing what has arrived or, with nothing queued, comes next."""
+        while self._coming and (self._coming[0][1].arrival_ns <= now_ns or self.engine.ready_ns(now_ns) is None):
+            self._add(*self._coming.popleft())
+        return self.engine.ready_ns(now_ns)
 
     def _add(self, sequence: int, arrival: Arrival) -> None:
-        self._engine.scheduler.add(sequence, arrival.arrival_ns, arrival.prompt_tokens, arrival.output_tokens)
+        asked = (arrival.arrival_ns, arrival.prompt_tokens, arrival.output_tokens)
+        self.engine.scheduler.add(sequence, *asked)
         if self._recorder is not None:
-            asked = (arrival.arrival_ns, arrival.prompt_tokens, arrival.output_tokens)
             self._recorder.accepted(TrueRequest(sequence, f"virtual-{sequence}", *asked))
 
     def _note(self, step: StepResult) -> Callable[[], None]:
-        self._energy_j += step.energy_j * self._engine.config.tensor_parallel
+        self._energy_j += step.energy_j * self.engine.config.tensor_parallel
         self._preemptions += len(step.preempted)
         for part in step.slices:
             if part.produced:

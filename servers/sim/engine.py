@@ -133,6 +133,12 @@ def _model_len(config: EngineConfig, capacity: int) -> int:
     held = blocks * BLOCK_TOKENS
     if config.max_model_len is None:
         return min(config.model.context, held)
+    if config.max_model_len > config.model.context and config.model.kind == "decoder":
+        raise ServerError(
+            f"{config.max_model_len} tokens are more than the context of {config.model.name}, {config.model.context}",
+            hint=f"--max-model-len {config.model.context} or less",
+            exit_code=2,
+        )
     if config.max_model_len > held:
         raise ServerError(
             f"a context of {config.max_model_len} tokens does not fit the KV cache, which holds {held}",

@@ -38,22 +38,17 @@ POWER_FORMAT = "<qqddii"
 
 
 class ForgottenError(LookupError):
-    """An instant lies in the part of the log that the reader was told not to keep."""
+    """An instant lies in the part of the log that the reader was told to forget."""
 
 
 class PowerLog:
-    """Reads a device's power log as it grows.
+    """Reads a device's power log as it grows."""
 
-    `keep_s` forgets records that ended longer ago than that before the last one, for readers that only look back a
-    little; integrals from the epoch stay exact, since the forgotten part's sum is kept.
-    """
-
-    def __init__(self, device: SimDevice, *, keep_s: float | None = None) -> None:
+    def __init__(self, device: SimDevice) -> None:
         self._path: Path = device.directory / "power.bin"
         self._epoch_ns = device.info.epoch_ns
         self._bare_w = device.hardware.idle_w
         self._bare_mhz = device.hardware.sm_min_mhz
-        self._keep_ns = None if keep_s is None else round(keep_s * 1e9)
         self._read = 0
         # A bare record at the epoch spares every reader the case of an empty log.
         first = np.array([(self._epoch_ns, 0, self._bare_w, self._bare_w, self._bare_mhz, REASON_IDLE)], POWER_RECORD)
@@ -80,13 +75,14 @@ class PowerLog:
         sums = self._sums[:, -1:] + np.cumsum(steps, axis=1)
         self._records = np.concatenate((self._records, fresh[1:]))
         self._sums = np.concatenate((self._sums, sums), axis=1)
-        self._forget()
 
-    def _forget(self) -> None:
-        if self._keep_ns is None:
-            return
-        oldest = int(np.searchsorted(self._records["start_ns"], self._records["start_ns"][-1] - self._keep_ns)) - 1
-        # Copying on every read costs more than holding some more.
+    def forget(self, before_ns: int) -> None:
+        """Drop records that ended before an instant, for readers that look back only a little.
+
+        Integrals from the epoch stay exact, since the dropped part's sum is kept.
+        """
+        oldest = int(np.searchsorted(self._records["start_ns"], before_ns, side="right")) - 1
+        # Copying on every reading would cost more than holding up to twice as much.
         if oldest > len(self._records) // 2:
             self._records = self._records[oldest:].copy()
             self._sums = self._sums[:, oldest:].copy()

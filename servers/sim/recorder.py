@@ -65,9 +65,10 @@ class Recorder:
         self._looked_ns = now_ns
         return self._devices[0].operating_point(now_ns)
 
-    def idle(self, now_ns: int, watts: float, sm_mhz: int) -> None:
-        """Note that nothing is in flight from `now_ns` on."""
-        self._append(self._power, _POWER.pack(now_ns, _IDLE_HOLD_NS, watts, watts, sm_mhz, REASON_IDLE))
+    def idle(self, now_ns: int, watts: float, sm_mhz: int, until_ns: int) -> None:
+        """Note that nothing is in flight from `now_ns` on, until at least `until_ns` if no heartbeat comes."""
+        hold_ns = max(_IDLE_HOLD_NS, until_ns - now_ns + _STEP_SLACK_NS)
+        self._append(self._power, _POWER.pack(now_ns, hold_ns, watts, watts, sm_mhz, REASON_IDLE))
 
     def gone(self, now_ns: int, bare_w: float, bare_mhz: int) -> None:
         """Note that the engine has left the devices."""

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 PERIOD_NS = 100_000_000
 _BOXCAR_NS = 25_000_000
 _UTILIZATION_NS = 1_000_000_000
-# Reading back further than the slowest window is never needed.
-_KEEP_S = 3.0
+# No window looks back further than this.
+_KEEP_NS = 3_000_000_000
 
 _AMBIENT_C = 30.0
 _THERMAL_TAU_S = 30.0
@@ -74,7 +74,7 @@ class Sensors:
     def __init__(self, device: SimDevice, *, sleep: Callable[[float], None] = time.sleep) -> None:
         self._device = device
         self._sleep = sleep
-        self._log = PowerLog(device, keep_s=_KEEP_S)
+        self._log = PowerLog(device)
         self._published: _Published | None = None
         self._long_past: dict[int, float] = {}
         self._thermal = _Thermal(device, self._log)
@@ -93,6 +93,8 @@ class Sensors:
             raise DeviceLost(f"{device.info.uuid} is lost")
         self._log.refresh()
         published = self._publication(now_ns)
+        celsius = self._thermal.read(now_ns)
+        self._log.forget(now_ns - _KEEP_NS)
         sm_mhz, reasons = self._log.clock_at(now_ns)
         dark = device.fault("power_missing", now_ns) is not None
         uncounted = device.fault("counter_missing", now_ns) is not None
@@ -104,7 +106,7 @@ class Sensors:
             energy_j=math.nan if uncounted else published.energy_j,
             sm_mhz=sm_mhz,
             memory_mhz=device.operating_point(now_ns).memory_mhz,
-            temperature_c=self._thermal.read(now_ns),
+            temperature_c=celsius,
             utilization=min(1.0, float(busy_s)),
             memory_used_bytes=sum(holder.memory_bytes for holder in device.holders()),
             power_limit_w=device.state().power_limit_w,
@@ -143,7 +145,7 @@ class Sensors:
         elif self._published is not None:
             # A step that was recorded late changes the last milliseconds' integral; a counter does not run backwards.
             counted_j = max(counted_j, self._published.energy_j)
-        return math.floor(counted_j * 1e3 + 1e-6) * 1e-3
+        return math.floor(counted_j * 1e3 + 1e-6) / 1e3
 
     def _counted_j(self, t_ns: int) -> float:
         """Return what the meter has counted at any instant: the integral, with the gain of the time."""
@@ -203,14 +205,14 @@ class _Thermal:
         edges = np.linspace(self._then_ns, now_ns, math.ceil(elapsed_s) + 1).astype(np.int64)
         seconds = np.diff(edges) * 1e-9
         for watts, length_s in zip(np.diff(self._energy_j(edges)) / seconds, seconds, strict=True):
-            self._celsius += (self._settled(watts) - self._celsius) * -math.expm1(-length_s / _THERMAL_TAU_S)
+            self._celsius += float(self._settled(watts) - self._celsius) * -math.expm1(-length_s / _THERMAL_TAU_S)
         self._then_ns = now_ns
         return self._celsius
 
     def _energy_j(self, edges: NDArray[np.int64]) -> NDArray[np.float64]:
         try:
             return self._log.energy_j(edges)
-        except ForgottenError:  # a first look at an old device, or one after a pause
+        except ForgottenError:  # after a pause between readings
             whole = PowerLog(self._device)
             whole.refresh()
             return whole.energy_j(edges)
