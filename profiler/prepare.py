@@ -277,7 +277,8 @@ def _server(plan: _Plan, run_dir: Path, port: int) -> tuple[Server, str | None]:
     config, target, choice = plan.config, plan.target, plan.choice
     if config.url is not None:
         spec = target.spec if target is not None else None
-        external = ExternalServer(config.url, None, spec.vocab_size if spec else None)
+        names = (target.name, target.path) if target is not None else ()
+        external = ExternalServer(config.url, names, spec.vocab_size if spec else None)
         return external, engine_gpus(plan.facts, external.pids()) if choice.meters == "auto" else choice.meters
     if choice.engine == "sim":
         launch, meters = _sim_launch(plan, run_dir / "device", port), f"simdir:{run_dir / 'device'}"

@@ -173,8 +173,12 @@ class _ProfileRun:
         took_s = time.monotonic() - start_s
         if endpoint.simulated and not self._store.manifest.simulated:
             self._progress.line("SIMULATED: the engine at this address is a simulator")
+        manifest = self._store.manifest
         self._store.update(
-            server=endpoint, server_start_s=took_s, simulated=endpoint.simulated or self._store.manifest.simulated
+            server=endpoint,
+            server_start_s=took_s,
+            simulated=endpoint.simulated or manifest.simulated,
+            model=manifest.model if self._config.model is not None else endpoint.model,
         )
         return endpoint
 

@@ -17,11 +17,11 @@ from servers.process import listener_pid
 
 
 class ExternalServer:
-    """An engine at a URL. `model` picks one when it serves several."""
+    """An engine at a URL. It has to serve a model that goes by one of `names`; any, when there are none."""
 
-    def __init__(self, url: str, model: str | None, vocab_size: int | None) -> None:
+    def __init__(self, url: str, names: tuple[str, ...], vocab_size: int | None) -> None:
         self.url = url.rstrip("/")
-        self._model = model
+        self._names = names
         self._vocab_size = vocab_size
 
     async def start(self) -> Endpoint:
@@ -32,7 +32,7 @@ class ExternalServer:
         """
         try:
             async with aiohttp.ClientSession() as session:
-                told = await identify(session, self.url, self._model)
+                told = await identify(session, self.url, self._names)
                 wrong = await complete_once(session, self.url, told.model)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             reason = str(error) or type(error).__name__

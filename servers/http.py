@@ -12,7 +12,7 @@ import aiohttp
 from servers.base import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 _POLL_S = 0.2
 _ASK = aiohttp.ClientTimeout(total=5.0)
@@ -41,8 +41,8 @@ async def _json(session: aiohttp.ClientSession, url: str) -> Any:  # noqa: ANN40
             return None
 
 
-async def identify(session: aiohttp.ClientSession, url: str, model: str | None = None) -> Identity:
-    """Return what the engine at `url` serves; `model` picks one of several.
+async def identify(session: aiohttp.ClientSession, url: str, names: Collection[str] = ()) -> Identity:
+    """Return what the engine at `url` serves: the first model, or the first that goes by one of `names`.
 
     Raises:
         ServerError: it has no model list, or not the model asked for.
@@ -55,10 +55,15 @@ async def identify(session: aiohttp.ClientSession, url: str, model: str | None =
             hint="give the base URL of a vLLM-compatible server, e.g. http://host:8000",
             exit_code=2,
         )
-    chosen = next((card for card in cards if model in (None, card["id"], card.get("root"))), None)
+    wanted = {name.lower() for name in names}
+    chosen = next((card for card in cards if not wanted or wanted & _names(card)), None)
     if chosen is None:
-        names = ", ".join(card["id"] for card in cards)
-        raise ServerError(f"{url} does not serve {model}; it serves {names}", hint="name one of these", exit_code=2)
+        served = ", ".join(card["id"] for card in cards)
+        raise ServerError(
+            f"{url} does not serve {next(iter(names))}; it serves {served}",
+            hint="name one of these, or leave MODEL out",
+            exit_code=2,
+        )
     version = await _json(session, f"{url}/version")
     told = version if isinstance(version, dict) else {}
     return Identity(
@@ -68,6 +73,11 @@ async def identify(session: aiohttp.ClientSession, url: str, model: str | None =
         max_model_tokens=chosen.get("max_model_len"),
         simulated=bool(told.get("simulated")),
     )
+
+
+def _names(card: dict[str, Any]) -> set[str]:
+    """Return what a model card goes by: its id, and the repository or directory behind it."""
+    return {str(card[key]).lower() for key in ("id", "root") if card.get(key)}
 
 
 async def complete_once(session: aiohttp.ClientSession, url: str, model: str) -> str | None:
@@ -101,7 +111,7 @@ async def wait_ready(url: str, model: str, failure: Callable[[], str | None], ti
                     if healthy:
                         last = await complete_once(session, url, model) or ""
                         if not last:
-                            return await identify(session, url, model)
+                            return await identify(session, url, (model,))
                         last = f"it is healthy but its first completion failed: {last}"
                 except (aiohttp.ClientError, TimeoutError) as error:
                     last = last or f"it is not reachable yet ({type(error).__name__})"

@@ -30,6 +30,7 @@ from profiler.trace import traces
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import ModuleType
 
     from numpy.typing import ArrayLike
 
@@ -63,7 +64,7 @@ class Learnt:
     read_s: float
 
 
-def learn(gpu: Gpu, seconds: float = LEARN_S) -> Learnt:
+def learn(gpu: Gpu, seconds: float) -> Learnt:
     """Poll one GPU as fast as it answers.
 
     Raises:
@@ -107,7 +108,14 @@ def record(gpus: Sequence[Gpu], seconds: float, hz: float) -> pa.Table:
     return pa.Table.from_batches([to_batch(rows, schema_for([gpu.info for gpu in gpus]))])
 
 
-def check(gpus: Sequence[Gpu], out: Path, tell: Callable[[str], object], seconds: float = RECORD_S) -> bool:
+def check(
+    gpus: Sequence[Gpu],
+    out: Path,
+    tell: Callable[[str], object],
+    *,
+    seconds: float = RECORD_S,
+    learn_s: float = LEARN_S,
+) -> bool:
     """Check, learn and record; tell a report line by line; return whether every promise was kept.
 
     Raises:
@@ -117,7 +125,7 @@ def check(gpus: Sequence[Gpu], out: Path, tell: Callable[[str], object], seconds
     for gpu in gpus:
         broken = violations(gpu)
         kept = kept and not broken
-        for line in _described(gpu.info, broken, learn(gpu)):
+        for line in _described(gpu.info, broken, learn(gpu, learn_s)):
             tell(line)
     table = record(gpus, seconds, RECORD_HZ)
     for line in _compared(table):
@@ -170,20 +178,20 @@ def _joules(energy_j: float | None) -> str:
     return "none" if energy_j is None else f"{energy_j:.1f} J"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Check the GPUs of this machine; 0 kept, 1 a promise is broken, 2 no GPU."""
+def main(argv: Sequence[str] | None = None, binding: ModuleType | None = None) -> int:
+    """Check the GPUs of this machine; return 0, 1 when a promise is broken, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="profiler.gpu.check", description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--out", type=Path, default=Path("gpu-recording.parquet"), help="the recording to write")
     parser.add_argument("--seconds", type=float, default=RECORD_S, help="how long to record")
     options = parser.parse_args(argv)
-    reason = find_nvidia().reason
+    reason = find_nvidia(binding).reason
     if reason is not None:
         sys.stderr.write(f"no GPU to check: {reason}\n")
         return 2
     try:
-        gpus = open_gpus()
+        gpus = open_gpus((), binding)
         try:
-            kept = check(gpus, options.out, lambda line: sys.stdout.write(f"{line}\n"), options.seconds)
+            kept = check(gpus, options.out, lambda line: sys.stdout.write(f"{line}\n"), seconds=options.seconds)
         finally:
             for gpu in gpus:
                 gpu.close()

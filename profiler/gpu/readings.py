@@ -44,7 +44,7 @@ def gpu_infos(schema: pa.Schema) -> tuple[GpuInfo, ...]:
     rows = json.loads((schema.metadata or {}).get(GPUS_KEY, b"[]"))
     try:
         return tuple(_info(row) for row in rows)
-    except TypeError as error:
+    except (TypeError, KeyError) as error:
         raise ValueError(f"the schema's list of meters is not readable: {error}") from error
 
 
