@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 
 from servers.base import Endpoint, ServerError
 from servers.http import wait_ready
-from servers.process import ManagedProcess, telling_line
+from servers.process import ManagedProcess
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+# What a dying engine writes, in lower case, and what to do about it.
+_REMEDIES = {
+    "out of memory": "a smaller context (MAX_LEN=, --max-model-len), more GPUs (--tensor-parallel), or a smaller model",
+    "(exit code: -4)": "this processor lacks an instruction that the CPU build uses for this type: try --dtype float32",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +75,10 @@ class LaunchedServer:
         assert self._process is not None
         log = self._process.tail(400)
         code = 2 if self._process.returncode() == 2 else error.exit_code
-        memory = next((line for line in log if "out of memory" in line.lower()), None)
-        if memory is not None:
-            text = f"{self._launch.engine} ran out of memory while loading: {telling_line([memory])}"
-            return ServerError(text, hint="a smaller context (--max-model-len), more GPUs, or a smaller model")
+        for words, hint in _REMEDIES.items():
+            line = next((line for line in log if words in line.lower()), None)
+            if line is not None:
+                return ServerError(f"{self._launch.engine} failed while loading: {line.strip()[:300]}", hint=hint)
         return ServerError(f"{self._launch.engine}: {error}", hint=error.hint or f"see {self._log}", exit_code=code)
 
     def failure(self) -> str | None:

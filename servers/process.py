@@ -103,11 +103,20 @@ def tail(path: Path, lines: int = 20) -> list[str]:
         return []
 
 
+# What a log line holds that says why, most telling first; a request log's "500 Internal Server Error" is none of these.
+_TELLING = ("out of memory", "died unexpectedly", "Error: ", "error: ", "Error", "Exception")
+_NOT_TELLING = ("Internal Server Error", "EngineDeadError")
+
+
 def telling_line(lines: Sequence[str]) -> str:
-    """Return the line of a log that says what went wrong: the last that names an error, else the last at all."""
+    """Return the line of a log that says what went wrong, the last line where none does, "" for an empty log."""
     kept = [line.strip() for line in lines if line.strip()]
-    named = [line for line in kept if "Error" in line or "error:" in line.lower()]
-    return (named or kept or [""])[-1][:300]
+    plain = [line for line in kept if not any(words in line for words in _NOT_TELLING)]
+    for words in _TELLING:
+        named = [line for line in plain if words.lower() in line.lower()]
+        if named:
+            return named[-1][:300]
+    return (kept or [""])[-1][:300]
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -68,7 +68,3 @@ def explain(error: Exception) -> int:
     code, hint = int(getattr(error, "exit_code", 1)), getattr(error, "hint", "")
     sys.stderr.write(f"error (exit status {code}): {error}" + (f"; {hint}\n" if hint else "\n"))
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

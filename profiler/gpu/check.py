@@ -181,7 +181,7 @@ def _joules(energy_j: float | None) -> str:
 def main(argv: Sequence[str] | None = None, binding: ModuleType | None = None) -> int:
     """Check the GPUs of this machine; return 0, 1 when a promise is broken, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="profiler.gpu.check", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--out", type=Path, default=Path("gpu-recording.parquet"), help="the recording to write")
+    parser.add_argument("--out", type=Path, default=Path("runs/gpu-recording.parquet"), help="the recording to write")
     parser.add_argument("--seconds", type=float, default=RECORD_S, help="how long to record")
     options = parser.parse_args(argv)
     reason = find_nvidia(binding).reason

@@ -110,16 +110,16 @@ class RealTimeDriver(Driver):
         """Serve and rest in turns; ends by cancellation only."""
         now_ns = self._clock.now_ns()
         while True:
-            await self._rest_until_woken(now_ns)
+            now_ns = await self._rest_until_woken(now_ns)
             now_ns = await self.serve(now_ns)
 
     def next_ns(self, now_ns: int) -> int | None:
         """Return when the next step can start; never, with a fault that hangs the engine."""
         return None if self._is_stalled() else super().next_ns(now_ns)
 
-    async def _rest_until_woken(self, now_ns: int) -> None:
-        self.rest(now_ns)
-        rested_ns = now_ns
+    async def _rest_until_woken(self, rested_ns: int) -> int:
+        """Rest from an instant on; return the instant of the last record, which no later one may precede."""
+        self.rest(rested_ns)
         while not self._woken.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_NS * 1e-9):
@@ -129,6 +129,7 @@ class RealTimeDriver(Driver):
                 self.rest(now_ns)
                 rested_ns = now_ns
         self._woken.clear()
+        return rested_ns
 
 
 class PreciseClock(MonotonicClock):

@@ -151,7 +151,7 @@ def test_a_lost_gpu_is_an_error_of_its_own(where: str) -> None:
         card.everything = LOST
     else:
         card.power_mw[INSTANT, GPU_SCOPE] = LOST
-    with pytest.raises(GpuLostError, match="GPU 0 .*H100.*fell off the bus") as caught:
+    with pytest.raises(GpuLostError, match=r"GPU 0 .*H100.*fell off the bus") as caught:
         gpu.read()
     assert "reset" in caught.value.hint
 

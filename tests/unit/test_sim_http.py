@@ -89,11 +89,11 @@ async def served(model: str = MODEL, faults: EngineFaults | None = None, **limit
             recorder.close()
 
 
-def on_server(check: Callable[[Served], Awaitable[None]], model: str = MODEL, **limits: int) -> None:
+def on_server(check: Callable[[Served], Awaitable[None]], model: str = MODEL, max_num_seqs: int = 256) -> None:
     """Run a check against a fresh server."""
 
     async def run() -> None:
-        async with served(model, **limits) as server:
+        async with served(model, max_num_seqs=max_num_seqs) as server:
             await check(server)
 
     asyncio.run(run())

@@ -85,7 +85,7 @@ def test_a_small_cache_preempts_the_youngest_who_computes_all_again() -> None:
     assert result.preempted == [1]
     again = [step for step in result.steps if 1 in step.admitted][1]
     part = next(part for part in again.slices if part.sequence == 1)
-    assert part.prefill > 60
+    assert (part.cached, part.prefill > 60) == (0, True)
     assert result.finished == [0, 1]
 
 

@@ -11,9 +11,11 @@ import pytest
 from servers.models import find_model
 from servers.sim.device import SimDevice
 from servers.sim.drivers import Arrival, simulate
-from servers.sim.engine import Engine, EngineConfig
+from servers.sim.engine import Engine, EngineConfig, _batch
 from servers.sim.hardware import find_hardware
 from servers.sim.powerlog import PowerLog
+from servers.sim.roofline import Batch
+from servers.sim.scheduler import Slice
 from servers.sim.truth import read_requests, read_step_requests, read_steps, true_energy
 
 if TYPE_CHECKING:
@@ -159,6 +161,16 @@ def test_an_encoder_decoder_encodes_once_and_decodes(tmp_path: Path) -> None:
     assert steps["encoder_tokens"].tolist() == [300] + [0] * 19
     assert steps["decode_tokens"].tolist() == [0] + [1] * 19
     assert len(run.token_ns[0]) == 20
+
+
+def test_a_step_counts_who_attends_to_what() -> None:
+    """A chunk scores all cached and, causally, itself; cross-attention reads the input; an encoder squares it."""
+    chunk = Slice(0, prefill=10, decode=0, encoder=0, cached=100, cross=0, produced=False, finished=False)
+    decode = Slice(1, prefill=0, decode=1, encoder=0, cached=7, cross=50, produced=True, finished=False)
+    first = Slice(2, prefill=1, decode=0, encoder=50, cached=0, cross=50, produced=True, finished=False)
+    assert _batch((chunk,)) == Batch(tokens=10, kv_tokens=100, attention_pairs=1000 + 55, sequences=0)
+    assert _batch((decode,)) == Batch(tokens=1, kv_tokens=57, attention_pairs=58, sequences=1)
+    assert _batch((first,)) == Batch(1, 50, 51, 1, encoder_tokens=50, encoder_pairs=2500)
 
 
 def test_more_requests_than_the_cache_holds_all_complete() -> None:
