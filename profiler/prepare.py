@@ -19,7 +19,7 @@ from profiler import slo, weights
 from profiler.choose import Choice, choose, engine_gpus
 from profiler.errors import UsageError
 from profiler.facts import look
-from profiler.gpu.sim import break_device
+from profiler.gpu.sim import parse_fault
 from profiler.join import Timeline
 from profiler.manifest import Manifest, clock_now, jouletrace_version, this_host, this_owner
 from profiler.run_dir import writable_out
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from servers.base import Endpoint, Server
     from servers.launched import Launch
     from servers.models import ModelSpec
+    from servers.sim.device import Fault
 
 DEFAULT_RATE_RPS = 8.0
 # Where an engine does not tell its vocabulary: every published one is larger.
@@ -245,9 +246,10 @@ def _build(plan: _Plan, schedule: Schedule, horizon_s: float) -> Prepared:
         timeline=Timeline(origin_ns=clock.monotonic_ns),
     )
     server, meters = _server(plan, run_dir, port)
+    fault = parse_fault(choice.sim_fault) if choice.sim_fault is not None else None
     store = RunStore(run_dir, manifest)
     if choice.engine == "sim":
-        _make_devices(plan, run_dir)
+        _make_devices(plan, run_dir, fault)
     return Prepared(
         config=config,
         store=store,
@@ -320,9 +322,9 @@ def _vllm_launch(plan: _Plan, port: int) -> Launch:
     )
 
 
-def _make_devices(plan: _Plan, run_dir: Path) -> None:
+def _make_devices(plan: _Plan, run_dir: Path, fault: Fault | None) -> None:
     """Make the simulated GPUs before anything reads or holds them."""
     for index in range(plan.sim_gpus()):
         device = SimDevice.create(run_dir / "device", plan.choice.sim_gpu or "", index, seed=plan.config.seed)
-        if plan.choice.sim_fault is not None:
-            break_device(device, plan.choice.sim_fault)
+        if fault is not None:
+            device.set_fault(fault.kind, fault.at_s, fault.value)

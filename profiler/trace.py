@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +20,7 @@ class PowerTrace:
     """Readings of one meter in time order, shape (n,) each; NaN is missing.
 
     `t_ns` is the middle of the stamps before and after each read, monotonic nanoseconds. `energy_j` is the hardware
-    counter; `power_w` the instantaneous sensor.
+    counter; `power_w` the instantaneous sensor, or the driver's running mean where there is no other (`is_averaged`).
     """
 
     uuid: str
@@ -32,12 +32,12 @@ class PowerTrace:
     memory_mhz: Floats
     power_limit_w: Floats
     event_reasons: Ints
+    is_averaged: bool = False
 
     def between(self, start_ns: int, end_ns: int) -> PowerTrace:
         """Return the readings with start_ns <= t_ns <= end_ns."""
         first, last = np.searchsorted(self.t_ns, start_ns, "left"), np.searchsorted(self.t_ns, end_ns, "right")
-        columns = (getattr(self, name)[first:last] for name in _COLUMNS)
-        return PowerTrace(self.uuid, self.index, *columns)
+        return replace(self, **{name: getattr(self, name)[first:last] for name in _COLUMNS})
 
 
 _COLUMNS = ("t_ns", "power_w", "energy_j", "sm_mhz", "memory_mhz", "power_limit_w", "event_reasons")
@@ -53,5 +53,10 @@ def traces(table: pa.Table) -> list[PowerTrace]:
         rows = np.flatnonzero(uuids == uuid)
         rows = rows[np.argsort(middle[rows], kind="stable")]
         picked = {name: columns[name][rows] for name in _COLUMNS[1:]}
-        found.append(PowerTrace(str(uuid), int(columns["gpu"][rows[0]]), middle[rows], **picked))
+        averaged = columns["power_average_w"][rows]
+        is_averaged = bool(np.isnan(picked["power_w"]).all() and not np.isnan(averaged).all())
+        if is_averaged:
+            picked["power_w"] = averaged
+        index = int(columns["gpu"][rows[0]])
+        found.append(PowerTrace(str(uuid), index, middle[rows], **picked, is_averaged=is_averaged))
     return sorted(found, key=lambda trace: trace.index)

@@ -139,6 +139,8 @@ def _gpu_reasons(gpu: GpuEvidence, evidence: Evidence) -> Iterator[Reason]:
     inside = gpu.trace.between(*evidence.window_ns)
     if gpu.energy.total_j is None:
         yield invalid("not_bracketed", f"{gpu.name}: no energy reading on both sides of the window")
+    if gpu.trace.is_averaged:
+        yield note("power_averaged", f"{gpu.name}: has no instantaneous power; its running mean is integrated")
     yield from _gap_reasons(gpu, evidence)
     yield from _counter_reasons(gpu, inside)
     if gpu.foreign_pids is None:

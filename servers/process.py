@@ -104,8 +104,8 @@ def tail(path: Path, lines: int = 20) -> list[str]:
 
 
 # What a log line holds that says why, most telling first; a request log's "500 Internal Server Error" is none of these.
-_TELLING = ("out of memory", "died unexpectedly", "Error: ", "error: ", "Error", "Exception")
-_NOT_TELLING = ("Internal Server Error", "EngineDeadError")
+_TELLING = ("out of memory", "died unexpectedly", "Value error, ", "Error: ", "error: ", "Error", "Exception")
+_NOT_TELLING = ("Internal Server Error", "EngineDeadError", "WARNING")
 
 
 def telling_line(lines: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -21,18 +20,20 @@ def run(arguments: argparse.Namespace) -> int:
     """List the models, or make tiny ones."""
     if arguments.action == "tiny":
         return _tiny(arguments)
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("MODEL", "repository", "parameters", "context", "weights", "licence", "engines"):
-        table.add_column(name, justify="right" if name in ("parameters", "context", "weights") else "left")
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("MODEL", no_wrap=True)
+    for name in ("params", "context", "weights"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("engines", no_wrap=True)
+    table.add_column("repository", overflow="fold")
     for spec in load_models().values():
         table.add_row(
             spec.name,
-            spec.repo_id,
             f"{spec.parameters / 1e9:.2f} B",
             f"{spec.context:,}",
-            f"{spec.weight_bytes / 1e9:.1f} GB {spec.dtype}",
-            "gated" if spec.gated else "open",
+            f"{spec.weight_bytes / 1e9:.1f} GB",
             ", ".join(spec.engines),
+            spec.repo_id + (" (gated)" if spec.gated else ""),
         )
     Console().print(table)
     return ExitCode.OK

@@ -27,7 +27,10 @@ def config_from(arguments: argparse.Namespace) -> ProfileConfig:
         UsageError: a value is out of range, or neither a model nor a URL was given.
     """
     if arguments.model is None and arguments.url is None:
-        raise UsageError("no model was named", hint=f"name one: {', '.join(load_models())}")
+        raise UsageError(
+            "no model was named",
+            hint=f"type MODEL=mistral-7b behind make profile, or another of: {', '.join(load_models())}",
+        )
     full = arguments.full
     fields: dict[str, Any] = {
         "model": arguments.model,

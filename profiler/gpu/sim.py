@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from profiler.gpu.base import GpuError, GpuInfo, GpuLostError, GpuProcess, Reading
 from servers.base import ServerError
-from servers.sim.device import DeviceLost, DeviceValueError, SimDevice
+from servers.sim.device import DeviceLost, Fault, FaultKind, SimDevice
 from servers.sim.sensors import Sensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_FAULT = re.compile(r"(?P<kind>[a-z_]+)(?:@(?P<at>[0-9.]+))?(?:=(?P<value>-?[0-9.]+))?")
+_FAULT = re.compile(r"(?P<kind>[a-z_]+)(?:@(?P<at>\d+\.?\d*))?(?:=(?P<value>-?\d+\.?\d*))?")
 
 
 class SimulatedGpu:
@@ -98,22 +97,17 @@ def open_simulated(state: Path) -> list[SimulatedGpu]:
     return found
 
 
-def break_device(device: SimDevice, text: str) -> None:
-    """Set the fault that `text` names, KIND[@SECONDS][=VALUE], e.g. lost@10 or gain=0.05.
+def parse_fault(text: str) -> Fault:
+    """Return the fault that `text` names, KIND[@SECONDS][=VALUE], e.g. lost@10 or gain=0.05.
 
     Raises:
         GpuError: there is no such fault.
     """
     match = _FAULT.fullmatch(text)
-    form = "write KIND[@SECONDS][=VALUE], e.g. sim:h100-sxm,lost@10"
-    if match is None:
-        raise GpuError(f"cannot read the fault {text!r}", hint=form)
-    value = float(match["value"]) if match["value"] else math.nan
-    try:
-        device.set_fault(
-            match["kind"],  # type: ignore[arg-type]  # set_fault checks it
-            float(match["at"] or 0.0),
-            None if math.isnan(value) else value,
+    if match is None or match["kind"] not in get_args(FaultKind):
+        raise GpuError(
+            f"no fault of a simulated GPU is called {text!r}; known: {', '.join(get_args(FaultKind))}",
+            hint="write sim:NAME,KIND[@SECONDS][=VALUE], e.g. sim:h100-sxm,lost@10",
         )
-    except DeviceValueError as error:
-        raise GpuError(str(error), hint=form) from error
+    value = float(match["value"]) if match["value"] else None
+    return Fault(match["kind"], float(match["at"] or 0.0), value)  # type: ignore[arg-type]  # checked above

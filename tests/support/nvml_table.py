@@ -176,17 +176,17 @@ def h100(index: int = 0) -> Card:
     )
 
 
-def gh200() -> Card:
+def gh200(index: int = 0) -> Card:
     """Return a Grace Hopper module that tells power in the module's scope alone."""
-    card = h100()
+    card = h100(index)
     card.answers["nvmlDeviceGetName"] = "NVIDIA GH200 480GB"
     card.power_mw = {(INSTANT, MODULE_SCOPE): 812_000, (AVERAGE, MODULE_SCOPE): 803_000}
     return card
 
 
-def p100() -> Card:
+def p100(index: int = 0) -> Card:
     """Return a card from before counters and power fields, with a driver that knows the old names alone."""
-    card = h100()
+    card = h100(index)
     card.answers |= {
         "nvmlDeviceGetName": "Tesla P100-PCIE-16GB",
         "nvmlDeviceGetTotalEnergyConsumption": NOT_SUPPORTED,
@@ -199,9 +199,9 @@ def p100() -> Card:
     return card
 
 
-def rtx4090() -> Card:
+def rtx4090(index: int = 0) -> Card:
     """Return a desktop's card, with a display on it and a browser drawing and computing."""
-    card = h100()
+    card = h100(index)
     card.answers |= {
         "nvmlDeviceGetName": b"NVIDIA GeForce RTX 4090",
         "nvmlDeviceGetMigMode": NOT_SUPPORTED,

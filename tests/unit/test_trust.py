@@ -67,6 +67,7 @@ def test_each_fault_of_the_load_invalidates(code: str, load: dict[str, object]) 
     [
         ("sources_disagree", "invalid", _gpu(power_w=330.0)),
         ("counter_missing", "note", _gpu(energy_j=np.nan)),
+        ("power_averaged", "note", replace(_gpu(), trace=replace(_gpu().trace, is_averaged=True))),
         ("counter_reset", "invalid", _gpu(energy_j=np.where(T_NS < 30 * S, T_NS / S * 300, T_NS / S * 300 - 5000))),
         ("counter_stuck", "invalid", _gpu(energy_j=np.minimum(T_NS / S * 300, 9000.0))),
         ("sampling_gap", "invalid", _gpu(t_ns=T_NS[(T_NS < 30 * S) | (T_NS > 31 * S)])),
