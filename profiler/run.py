@@ -33,6 +33,8 @@ from profiler.prepare import Prepared, prepare
 from profiler.recorder import Recorder
 from profiler.store import TABLES, RunStore, read_run
 from profiler.summarise import Tables, summarise
+from servers.base import ServerError
+from servers.process import tail
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -50,6 +52,7 @@ AUTO_WARMUP_S, AUTO_WARMUP_MAX_S = 5.0, 60.0
 DRAIN_S = 10.0
 # Readings on both sides of every edge: longer than a counter's step of 100 ms plus the stream's own delay.
 MARGIN_S = 0.5
+LOG_LINES = 8
 _TICK_S = 0.25
 _SILENCE_S = 2.0
 
@@ -83,7 +86,7 @@ class _ProfileRun:
         self._store: RunStore = prepared.store
         self._server: Server = prepared.server
         self._sampling = prepared.sampling
-        self._live = LiveFigures()
+        self._live = LiveFigures(simulated=self._store.manifest.simulated)
         self._recorder = Recorder(self._store, self._sampling, self._live)
         self._dispatcher: Dispatcher | None = None
         self._interrupted: str | None = None
@@ -297,9 +300,15 @@ class _ProfileRun:
             failure = failure or error
             summary = None
         if failure is not None:
-            self._progress.line("")
+            self._show_log(failure)
             raise _as_failed(failure, self._store.path) from failure
         return Outcome(self._store.path, summary)
+
+    def _show_log(self, failure: BaseException) -> None:
+        """Show the end of the engine's log when the engine is what failed."""
+        if isinstance(failure, ServerError) or self._server.failure() is not None:
+            for line in tail(self._store.path / "server.log", LOG_LINES):
+                self._progress.line(f"  server.log | {line[:160]}")
 
     def _write_results(self) -> Summary | None:
         self._recorder.flush()
