@@ -1,4 +1,4 @@
-"""The system's limits on open connections, looked at before the load instead of met in the middle of it."""
+"""What the operating system allows this process, checked before a load needs it."""
 
 from __future__ import annotations
 
@@ -8,17 +8,24 @@ from loadgen.errors import LoadError
 
 
 def check_descriptors(needed: int) -> None:
-    """Make room for `needed` open descriptors, raising the soft limit as far as the hard one allows.
+    """Make sure that `needed` files and sockets may be open at once, raising the soft limit as far as that takes.
 
     Raises:
-        LoadError: the hard limit is below; says both numbers.
+        LoadError: the hard limit is lower, or the system refuses.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
-        raise LoadError(
-            f"the load needs up to {needed} open connections, the system allows {hard}",
-            hint=f"raise it with: ulimit -n {needed}; or lower --concurrency or --rate",
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        raise _too_few(needed, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError, OverflowError) as error:  # the kernel's own ceiling, fs.nr_open
+        raise _too_few(needed, soft) from error
+
+
+def _too_few(needed: int, allowed: int) -> LoadError:
+    return LoadError(
+        f"the load needs {needed} open files and sockets; this process may have {allowed}",
+        hint=f"raise the limit (ulimit -n {needed}) or ask for fewer requests at once",
+    )

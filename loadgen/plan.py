@@ -1,93 +1,144 @@
-"""Arrivals x lengths → one frozen, hashed schedule, made before the run and the same for whoever sends it."""
+"""The schedule of a load: what is sent when and how long, decided and hashed before anything is sent."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from loadgen.arrivals import offsets_ns
 from loadgen.errors import LoadError
+from loadgen.lengths import MAX_LENGTH_TOKENS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from loadgen.lengths import Lengths
 
+Arrival = Literal["poisson", "constant", "closed"]
+
+# Two orders above what one client process can send; a rate beyond it is a slip, not a load.
+MAX_RATE_RPS = 100_000.0
 MAX_REQUESTS = 10_000_000
+# More than a client process can send in the longest quick profile, so a closed loop does not run dry by default.
+CLOSED_LOOP_REQUESTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """What to plan. Open loop: `arrival` and `rate_rps`; closed loop: `arrival` closed and `concurrency`.
+    """A load as asked for. An open loop has a rate, a closed one a concurrency and at most `limit` requests."""
 
-    `horizon_s` is how long load may have to go on. A closed loop's plan holds `closed_limit` requests.
-    """
-
-    arrival: Literal["poisson", "constant", "closed"]
+    arrival: Arrival
     rate_rps: float | None
     concurrency: int | None
     input: Lengths
     output: Lengths
     horizon_s: float
     seed: int
-    closed_limit: int = 1_000_000
+    limit: int = CLOSED_LOOP_REQUESTS
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Requests in order: due offsets in ns, shape (n,), None in a closed loop; lengths in tokens, shape (n,)."""
+    """A load as it will be sent; entry k of each array is request k.
 
+    `offsets_ns` is int64, since the load's start, ascending; None in a closed loop. The lengths are int32, in tokens.
+    `digest` is the SHA-256 of the specification and the arrays, in hex.
+    """
+
+    spec: LoadSpec
     offsets_ns: NDArray[np.int64] | None
-    concurrency: int | None
     prompt_tokens: NDArray[np.int32]
     output_tokens: NDArray[np.int32]
     digest: str
 
-    def __len__(self) -> int:
-        return int(self.prompt_tokens.size)
-
 
 def make_schedule(spec: LoadSpec) -> Schedule:
-    """Return the schedule; equal for equal specifications.
+    """Return the one schedule of `spec`.
 
-    Arrivals, input and output draw from streams of their own: changing one leaves the others as they were.
+    Arrivals, prompt lengths and output lengths have a random stream each: changing one leaves the others as they were.
 
     Raises:
-        LoadError: a rate, a concurrency or a horizon that no plan can hold.
+        LoadError: the load makes no sense or holds no request.
     """
-    _check(spec)
-    arrivals, inputs, outputs = (np.random.default_rng(s) for s in np.random.SeedSequence(spec.seed).spawn(3))
-    offsets = None
-    count = spec.closed_limit
-    if spec.arrival != "closed":
-        assert spec.rate_rps is not None
-        offsets = offsets_ns(spec.arrival, spec.rate_rps, spec.horizon_s, arrivals)
-        count = offsets.size
-    prompt_tokens, output_tokens = spec.input.sample(count, inputs), spec.output.sample(count, outputs)
-    digest = hashlib.sha256(repr(astuple(spec)).encode())
-    for array in (offsets, prompt_tokens, output_tokens):
-        if array is not None:
-            digest.update(array.tobytes())
-    return Schedule(offsets, spec.concurrency, prompt_tokens, output_tokens, digest.hexdigest())
+    check_spec(spec)
+    arrival_seed, input_seed, output_seed = np.random.SeedSequence(spec.seed).spawn(3)
+    offsets = _offsets(spec, arrival_seed)
+    count = spec.limit if offsets is None else len(offsets)
+    prompt_tokens = spec.input.sample(count, np.random.default_rng(input_seed))
+    output_tokens = spec.output.sample(count, np.random.default_rng(output_seed))
+    return Schedule(spec, offsets, prompt_tokens, output_tokens, _digest(spec, offsets, prompt_tokens, output_tokens))
 
 
-def _check(spec: LoadSpec) -> None:
+def _offsets(spec: LoadSpec, seed: np.random.SeedSequence) -> NDArray[np.int64] | None:
     if spec.arrival == "closed":
-        if spec.concurrency is None or spec.concurrency < 1:
-            raise LoadError(f"a closed loop of {spec.concurrency} requests", hint="ask for --concurrency 1 or more")
-        return
-    rate = spec.rate_rps
-    if rate is None or not math.isfinite(rate) or rate <= 0:
-        raise LoadError(f"a rate of {rate} requests/s cannot be sent", hint="ask for a --rate above 0")
-    if rate * spec.horizon_s > MAX_REQUESTS:
-        limit = MAX_REQUESTS / spec.horizon_s
+        return None
+    assert spec.rate_rps is not None, "checked"
+    offsets = offsets_ns(spec.arrival, spec.rate_rps, spec.horizon_s, seed)
+    if not len(offsets):
         raise LoadError(
-            f"a rate of {rate:g} requests/s plans {rate * spec.horizon_s:.2g} requests, over {MAX_REQUESTS:,}",
-            hint=f"ask for a --rate below {limit:,.0f}",
+            f"{spec.rate_rps:g} requests/s send nothing within {spec.horizon_s:g} s",
+            hint="ask for a higher rate or a longer run",
         )
-    if rate * spec.horizon_s < 1:
-        raise LoadError(f"a rate of {rate:g} requests/s sends nothing in {spec.horizon_s:g} s", hint="raise --rate")
+    return offsets
+
+
+def check_spec(spec: LoadSpec) -> None:
+    """Refuse a load that makes no sense.
+
+    Raises:
+        LoadError: names the value and its range.
+    """
+    if not (math.isfinite(spec.horizon_s) and spec.horizon_s > 0):
+        raise LoadError(f"a load of {spec.horizon_s:g} s cannot be sent", hint="ask for a duration above 0 s")
+    if not 0 <= spec.seed < 2**64:
+        raise LoadError(f"seed {spec.seed} is out of range", hint="use a whole number from 0 to 2**64 - 1")
+    for name, lengths in (("input", spec.input), ("output", spec.output)):
+        if not 1 <= lengths.low_tokens <= lengths.high_tokens <= MAX_LENGTH_TOKENS:
+            raise LoadError(
+                f"{name} lengths {lengths.low_tokens}:{lengths.high_tokens} are out of range",
+                hint=f"1 <= LOW <= HIGH <= {MAX_LENGTH_TOKENS} tokens",
+            )
+    if spec.arrival == "closed":
+        _check_closed(spec)
+    else:
+        _check_open(spec)
+
+
+def _check_closed(spec: LoadSpec) -> None:
+    if spec.concurrency is None or spec.concurrency < 1:
+        raise LoadError(
+            f"a closed loop of {spec.concurrency} requests at once cannot be sent", hint="ask for a concurrency of 1 up"
+        )
+    if not 1 <= spec.limit <= MAX_REQUESTS:
+        raise LoadError(f"a load of {spec.limit} requests cannot be sent", hint=f"ask for 1 to {MAX_REQUESTS}")
+    if spec.rate_rps is not None:
+        raise LoadError("a closed loop has no rate: its answers set the pace", hint="leave the rate out")
+
+
+def _check_open(spec: LoadSpec) -> None:
+    rate_rps = spec.rate_rps
+    if rate_rps is None or not 0 < rate_rps <= MAX_RATE_RPS:
+        raise LoadError(
+            f"a rate of {rate_rps} requests/s cannot be sent", hint=f"ask for more than 0 and at most {MAX_RATE_RPS:g}"
+        )
+    if rate_rps * spec.horizon_s > MAX_REQUESTS:
+        raise LoadError(
+            f"{rate_rps:g} requests/s for {spec.horizon_s:g} s are more than {MAX_REQUESTS} requests",
+            hint="ask for a lower rate or a shorter run",
+        )
+    if spec.concurrency is not None:
+        raise LoadError("an open loop has no concurrency: its schedule sets the pace", hint="leave it out")
+
+
+def _digest(spec: LoadSpec, *arrays: NDArray[np.int64] | NDArray[np.int32] | None) -> str:
+    """Return the SHA-256 of everything that decides what is sent, the same on every machine."""
+    sha = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True).encode())
+    for array in arrays:
+        if array is not None:
+            sha.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return sha.hexdigest()

@@ -1,7 +1,14 @@
-"""Server-sent events from the bytes of a body, wherever its reads were split.
+r"""Server-sent events from a whole body, and the instant at which each was complete.
 
-Decoding runs on the whole body after it has ended, with the stamps of the reads beside it: no parser state, nothing on
-the path of arriving bytes. Lines end in LF or CRLF. (https://html.spec.whatwg.org/multipage/server-sent-events.html)
+The body is decoded after the answer has ended, so how the network split it cannot change what is read; the split
+lives on only in the stamps:
+
+    body     data: {"a"}\n\n | da | ta: {"b"}\n\ndata: [DONE]\n\n
+    stamps                   t0   t1                             t2
+    events   {"a"} at t0            {"b"} at t2    [DONE] at t2
+
+Format: https://html.spec.whatwg.org/multipage/server-sent-events.html, with lines ended by LF or CRLF; a lone CR, which
+it also allows, ends no line here. Only `data` is kept: no engine's completions use `event`, `id` or `retry`.
 """
 
 from __future__ import annotations
@@ -15,36 +22,50 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 class Event(NamedTuple):
-    """An event's data, and the offset in the body just behind it."""
+    """One event's data and the length of the body at which it was complete, its blank line included."""
 
     data: bytes
     end: int
 
 
-def decode(body: bytes) -> Iterator[Event]:
-    """Yield every event that has data; the lines of one event are joined by LF. An event cut short is not one."""
-    lines: list[bytes] = []
-    start = 0
-    while (stop := body.find(b"\n", start)) >= 0:
-        line = body[start : stop - 1] if stop > start and body[stop - 1] == 0x0D else body[start:stop]
-        start = stop + 1
-        if line.startswith(b"data:"):
-            lines.append(line[6:] if line[5:6] == b" " else line[5:])
-        elif not line and lines:
-            yield Event(b"\n".join(lines), start)
-            lines = []
-        # Comments, ids, event names and retry hints carry nothing of ours.
+def decode(body: bytes, *, ended: bool = True) -> Iterator[Event]:
+    """Yield the events of `body` that carry data, in order.
 
-
-def stamps_of(ends: Sequence[int], reads: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
-    """Return for each event the stamp of the read that completed it.
-
-    `reads` are (stamp in ns, body bytes so far) per read of the socket, in order; `ends` are `Event.end`.
+    A last event without its blank line counts when the answer `ended`, since some servers leave it out; what was cut
+    off in the middle of an answer does not.
     """
-    if not reads:
-        return np.zeros(len(ends), np.int64)
-    stamps = np.array([stamp for stamp, _ in reads], np.int64)
-    totals = np.array([total for _, total in reads], np.int64)
-    return stamps[np.minimum(np.searchsorted(totals, ends, "left"), stamps.size - 1)]
+    data: list[bytes] = []
+    start = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
+    while (line_end := body.find(b"\n", start)) >= 0:
+        line, start = body[start:line_end].removesuffix(b"\r"), line_end + 1
+        if line:
+            data += _data(line)
+        elif data:
+            yield Event(b"\n".join(data), start)
+            data = []
+    if ended:
+        data += _data(body[start:].removesuffix(b"\r"))
+        if data:
+            yield Event(b"\n".join(data), len(body))
+
+
+def _data(line: bytes) -> tuple[bytes, ...]:
+    """Return what a line adds to its event's data."""
+    name, _, value = line.partition(b":")
+    return (value.removeprefix(b" "),) if name == b"data" else ()
+
+
+def stamp_of(
+    ends: Sequence[int] | NDArray[np.int64], upto: Sequence[int], stamps_ns: Sequence[int]
+) -> NDArray[np.int64]:
+    """Return for each end offset the instant of the read that brought the body to at least that length.
+
+    `upto[i]` is the body's length after the read stamped `stamps_ns[i]`, ascending; it covers every end.
+    """
+    if not len(ends):
+        return np.empty(0, np.int64)
+    return np.asarray(stamps_ns, np.int64)[np.searchsorted(np.asarray(upto, np.int64), ends, side="left")]

@@ -19,7 +19,7 @@ class LiveFigures:
     """Power by the last readings, J/token since the load began, TTFT of the last requests."""
 
     def __init__(self, *, simulated: bool) -> None:
-        self._simulated = simulated
+        self.simulated = simulated
         self._power_w: dict[str, float] = {}
         self._first_j: dict[str, float] = {}
         self._last_j: dict[str, float] = {}
@@ -63,4 +63,4 @@ class LiveFigures:
             texts.append(f"{in_flight} in flight, {self._finished} done")
         if self._failed:
             texts.append(f"{self._failed} failed")
-        return ["SIMULATED", *texts] if self._simulated and texts else texts
+        return ["SIMULATED", *texts] if self.simulated and texts else texts

@@ -91,7 +91,9 @@ class Prepared:
         longest = int((self.schedule.prompt_tokens + self.schedule.output_tokens).max())
         limit = endpoint.max_model_tokens
         check_context(longest, limit, endpoint.model)
-        concurrent = self.config.concurrency or min(len(self.schedule.prompt_tokens), 4096)
+        # An open loop may pile up any number; what half a minute brings is room for any load that is not an overload.
+        piled = min(len(self.schedule.prompt_tokens), int(30.0 * (self.config.rate_rps or 0.0)))
+        concurrent = self.config.concurrency or piled
         return Load(self.schedule, endpoint.vocab_size or SAFE_VOCABULARY, descriptors=concurrent + 64)
 
 

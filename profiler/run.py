@@ -168,14 +168,15 @@ class _ProfileRun:
 
     async def _launch(self) -> Endpoint:
         self._announce("launch", self._prepared.launching)
-        start_s = time.monotonic()
         if self._sampling is not None:
             await self._sampling.start()
             self._store.update(gpus=self._sampling.gpus)
+        start_s = time.monotonic()
         endpoint = await self._server.start()
         took_s = time.monotonic() - start_s
         if endpoint.simulated and not self._store.manifest.simulated:
             self._progress.line("SIMULATED: the engine at this address is a simulator")
+            self._live.simulated = True
         manifest = self._store.manifest
         self._store.update(
             server=endpoint,
@@ -203,16 +204,18 @@ class _ProfileRun:
         await self._check_foreign()
 
     async def _check_foreign(self) -> None:
-        """Record who else holds memory on the GPUs, where that can be told."""
+        """Record who else holds memory on the GPUs, where that can be told, beside those seen before."""
         if self._sampling is None:
             return
-        ours = self._server.pids()
+        ours, seen = self._server.pids(), self._store.manifest.foreign_pids
         told: dict[str, tuple[int, ...] | None] = {}
         for uuid, processes in (await self._sampling.processes()).items():
-            foreign = None
-            if processes is not None and (ours or not processes):
-                foreign = tuple(p.pid for p in processes if p.kind == "compute" and p.pid not in ours)
-            told[uuid] = foreign
+            before = seen.get(uuid, ())
+            if processes is None or before is None or (processes and not ours):
+                told[uuid] = None
+                continue
+            foreign = {p.pid for p in processes if p.kind == "compute" and p.pid not in ours}
+            told[uuid] = tuple(sorted(foreign.union(before)))
         self._store.update(foreign_pids=told)
 
     async def _load(self, endpoint: Endpoint) -> None:
@@ -257,6 +260,7 @@ class _ProfileRun:
             await self._recorder.scrape(session, endpoint.url)
             window_ns = await self._window(dispatcher, sending)
             await self._recorder.scrape(session, endpoint.url)
+        await self._check_foreign()
         self._announce("drain", "until the window's last request has ended")
         await _until(lambda: _ended_before(dispatcher, window_ns[1]), self._config.request_timeout_s + 1.0)
         if sending.done():
@@ -293,9 +297,11 @@ class _ProfileRun:
     def _finish(self, failure: BaseException | None) -> Outcome:
         """Turn streams into tables, compute the summary where there is a window, say how it ended."""
         try:
+            if failure is not None:
+                self._store.update(state="failed", failure=str(failure))
             summary = self._write_results()
-            said = {"state": "failed", "failure": str(failure)} if failure else {"state": "complete"}
-            self._store.update(**said)
+            if failure is None:
+                self._store.update(state="complete")
         except StoreError as error:
             failure = failure or error
             summary = None

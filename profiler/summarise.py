@@ -314,6 +314,7 @@ def _evidence(manifest: Manifest, frame: pd.DataFrame, energies: _Energies, engi
         phases_identified=energies.split is None or energies.split.phases,
         preemptions=_increase(engine, "vllm:num_preemptions_total", timeline.window_ns) or 0.0,
         simulator_lag=_simulator_lag(engine, timeline.window_ns, frame) if manifest.simulated else None,
+        failure=manifest.failure,
     )
 
 

@@ -80,6 +80,7 @@ class Evidence:
     phases_identified: bool = True
     preemptions: float = 0.0
     simulator_lag: float | None = None
+    failure: str | None = None
 
     @property
     def window_s(self) -> float:
@@ -90,6 +91,7 @@ class Evidence:
 def judge(evidence: Evidence) -> list[Reason]:
     """Return every finding, those that invalidate first."""
     found = [
+        *_failure_reasons(evidence),
         *_load_reasons(evidence),
         *(reason for gpu in evidence.gpus for reason in _gpu_reasons(gpu, evidence)),
         *_energy_reasons(evidence),
@@ -105,6 +107,14 @@ def invalid(code: str, detail: str) -> Reason:
 def note(code: str, detail: str) -> Reason:
     """Return a finding that the reader should know."""
     return Reason(code=code, severity="note", detail=detail)
+
+
+def _failure_reasons(evidence: Evidence) -> Iterator[Reason]:
+    if evidence.failure is not None:
+        if evidence.failure.startswith("gpu_lost"):
+            yield invalid("gpu_lost", evidence.failure)
+        else:
+            yield invalid("run_failed", f"the run broke off after its window: {evidence.failure}")
 
 
 def _load_reasons(evidence: Evidence) -> Iterator[Reason]:

@@ -93,6 +93,8 @@ def test_each_fault_of_a_meter_is_found(code: str, severity: str, gpu: GpuEviden
         ("attribution_degraded", {"attribution_fitted": False}),
         ("attribution_degraded", {"preemptions": 3.0}),
         ("quick", {"idle_s": 5.0}),
+        ("run_failed", {"failure": "interrupted by SIGINT"}),
+        ("gpu_lost", {"failure": "gpu_lost: it fell off the bus"}),
         ("no_energy_source", {"gpus": [], "no_energy_why": "no GPU"}),
     ],
 )
