@@ -27,6 +27,12 @@ class Timeline:
     load_start_ns: int | None = None
     window_ns: tuple[int, int] | None = None
 
+    @property
+    def window_s(self) -> float:
+        """Length of the window."""
+        assert self.window_ns is not None
+        return (self.window_ns[1] - self.window_ns[0]) * 1e-9
+
     def seconds(self, instants_ns: Floats) -> Floats:
         """Return instants as seconds since second 0."""
         return (instants_ns - self.origin_ns) * 1e-9
@@ -129,3 +135,10 @@ def cohort_gaps(frame: pd.DataFrame, events: pa.Table | None) -> Floats:
     t_ns, tokens = events["t_ns"].to_numpy()[keep], events["tokens"].to_numpy()[keep]
     same = (ids[keep].to_numpy()[1:] == ids[keep].to_numpy()[:-1]) if keep.any() else np.empty(0, bool)
     return np.repeat((np.diff(t_ns) * 1e-9 / tokens[1:])[same], tokens[1:][same])
+
+
+def cohort_lags_s(frame: pd.DataFrame) -> Floats:
+    """Return sent - scheduled of the cohort, s; requests never sent are left out."""
+    cohort = frame[frame["in_window"]]
+    lags: Floats = (cohort["sent_s"] - cohort["scheduled_s"]).to_numpy(dtype=np.float64)
+    return lags[~np.isnan(lags)]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from profiler import join, trust
-from profiler.attribution import Attribution, attribute
-from profiler.energy import Curve, WindowEnergy, energy_curve, summed, window_energy
-from profiler.gpu.base import EVENT_REASONS, THROTTLE_REASONS
+from profiler.energies import Energies, find_energies
+from profiler.evidence import find_evidence, throttled_share
 from profiler.latency import PERCENTILES, describe
 from profiler.slo import met_by, parse_slo
 from profiler.summary import (
@@ -30,7 +29,6 @@ from profiler.summary import (
     WindowPart,
 )
 from profiler.tables import EVENTS, REQUESTS
-from profiler.trace import PowerTrace, traces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +37,12 @@ if TYPE_CHECKING:
 
     from profiler.join import Timeline, WindowTokens
     from profiler.manifest import Manifest
+    from profiler.trace import PowerTrace
 
     Floats = NDArray[np.float64]
 
 # The board's own gain error, a systematic term that no agreement of its sensors removes (DESIGN; measuring.md).
 GAIN_UNCERTAINTY = 0.05
-_THROTTLE_BITS = sum(EVENT_REASONS[reason] for reason in THROTTLE_REASONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +55,6 @@ class Tables:
     engine: pa.Table | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Energies:
-    """Energy of the window and its split."""
-
-    meters: list[PowerTrace]
-    windows: list[WindowEnergy]
-    total: WindowEnergy
-    idle_w: float | None
-    split: Attribution | None
-
-    def parts(self, window_s: float) -> tuple[float, float, float] | None:
-        """Return (idle_j, requests_j, unattributed_j), which add up to total_j; None where they are not known."""
-        if self.total.total_j is None or self.idle_w is None or self.split is None:
-            return None
-        idle_j = self.idle_w * window_s
-        requests_j = float(self.split.in_window_j.sum())
-        return idle_j, requests_j, self.total.total_j - idle_j - requests_j
-
-
 def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame]:
     """Return summary.json and the rows of requests.parquet of a run whose window has passed."""
     timeline = manifest.timeline
@@ -83,10 +62,10 @@ def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame
     requests = tables.requests if tables.requests is not None else REQUESTS.empty_table()
     events = tables.events if tables.events is not None else EVENTS.empty_table()
     frame = join.request_frame(requests, timeline)
-    energies = _energies(tables.power, frame, timeline)
+    energies = find_energies(tables.power, frame, timeline)
     frame = join.with_energy(frame, energies.split)
     tokens = join.window_tokens(frame, events, timeline)
-    evidence = _evidence(manifest, frame, energies, tables.engine)
+    evidence = find_evidence(manifest, frame, energies, tables.engine)
     reasons = trust.judge(evidence)
     valid = not any(reason.severity == "invalid" for reason in reasons)
     overloaded = any(reason.code == "overloaded" for reason in reasons)
@@ -113,31 +92,6 @@ def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame
     return summary, frame
 
 
-def _energies(power: pa.Table | None, frame: pd.DataFrame, timeline: Timeline) -> _Energies:
-    window_ns = timeline.window_ns
-    assert window_ns is not None
-    meters = traces(power) if power is not None and power.num_rows else []
-    windows = [window_energy(meter, *window_ns) for meter in meters]
-    curve = energy_curve(meters)
-    idle_w = idle_power_w(curve, timeline.idle_ns)
-    split = None
-    spans = curve.t_ns.size > 1 and curve.t_ns[0] <= window_ns[0] and curve.t_ns[-1] >= window_ns[1]
-    if idle_w is not None and spans:
-        split = attribute(curve, idle_w, join.activity(frame, timeline), window_ns)
-    return _Energies(meters, windows, summed(windows), idle_w, split)
-
-
-def idle_power_w(curve: Curve, idle_ns: tuple[int, int] | None) -> float | None:
-    """Return the mean power over the idle phase, between the first and the last point of the curve inside it."""
-    if idle_ns is None:
-        return None
-    inside = np.flatnonzero((curve.t_ns >= idle_ns[0]) & (curve.t_ns <= idle_ns[1]))
-    if inside.size < 2:
-        return None
-    first, last = inside[0], inside[-1]
-    return float((curve.energy_j[last] - curve.energy_j[first]) / (curve.t_ns[last] - curve.t_ns[first]) * 1e9)
-
-
 def _window(manifest: Manifest) -> WindowPart:
     timeline = manifest.timeline
     assert timeline.window_ns is not None
@@ -151,20 +105,9 @@ def _window(manifest: Manifest) -> WindowPart:
     )
 
 
-def _window_s(timeline: Timeline) -> float:
-    assert timeline.window_ns is not None
-    return (timeline.window_ns[1] - timeline.window_ns[0]) * 1e-9
-
-
-def _lags_s(frame: pd.DataFrame) -> Floats:
-    cohort = frame[frame["in_window"]]
-    lags: Floats = (cohort["sent_s"] - cohort["scheduled_s"]).to_numpy(dtype=np.float64)
-    return lags[~np.isnan(lags)]
-
-
 def _load(manifest: Manifest, frame: pd.DataFrame) -> LoadPart:
     config, timeline = manifest.config, manifest.timeline
-    lags_s = _lags_s(frame)
+    lags_s = join.cohort_lags_s(frame)
     start_s, end_s = timeline.seconds(np.array(timeline.window_ns, np.float64))
     sent_s = frame["sent_s"].to_numpy(dtype=np.float64)
     sent = int(((sent_s >= start_s) & (sent_s < end_s)).sum())
@@ -172,7 +115,7 @@ def _load(manifest: Manifest, frame: pd.DataFrame) -> LoadPart:
     return LoadPart(
         arrival="closed" if config.concurrency is not None else config.arrival,
         asked_rate_rps=config.rate_rps if config.concurrency is None else None,
-        achieved_rate_rps=sent / _window_s(timeline),
+        achieved_rate_rps=sent / timeline.window_s,
         concurrency=config.concurrency,
         schedule_lag_s=LagPart(
             p50=float(np.percentile(lags_s, 50)) if told else None,
@@ -212,7 +155,7 @@ def _latencies(frame: pd.DataFrame, events: pa.Table) -> LatenciesPart:
 
 
 def _throughput(manifest: Manifest, frame: pd.DataFrame, tokens: WindowTokens) -> ThroughputPart:
-    timeline, window_s = manifest.timeline, _window_s(manifest.timeline)
+    timeline, window_s = manifest.timeline, manifest.timeline.window_s
     start_s, end_s = timeline.seconds(np.array(timeline.window_ns, np.float64))
     done_s = frame["last_token_s"].to_numpy(dtype=np.float64)
     done = (frame["status"] == "ok").to_numpy() & (done_s >= start_s) & (done_s < end_s)
@@ -226,15 +169,20 @@ def _throughput(manifest: Manifest, frame: pd.DataFrame, tokens: WindowTokens) -
     )
 
 
+def _mean(values: Floats) -> float | None:
+    kept = values[~np.isnan(values)]
+    return float(kept.mean()) if kept.size else None
+
+
 def _ratio(joules: float | None, count: int) -> float | None:
     return None if joules is None or count == 0 else joules / count
 
 
 def _energy(
-    frame: pd.DataFrame, energies: _Energies, tokens: WindowTokens, timeline: Timeline, *, per_token: bool
+    frame: pd.DataFrame, energies: Energies, tokens: WindowTokens, timeline: Timeline, *, per_token: bool
 ) -> EnergyPart:
     """Return the energy block; joules per token only where the load was not an overload, which has none."""
-    window, window_s, split = energies.total, _window_s(timeline), energies.split
+    window, window_s, split = energies.total, timeline.window_s, energies.split
     if not energies.meters:
         return EnergyPart()
     idle_j, requests_j, unattributed_j = energies.parts(window_s) or (None, None, None)
@@ -261,106 +209,14 @@ def _energy(
     )
 
 
-def _mean(values: Floats) -> float | None:
-    kept = values[~np.isnan(values)]
-    return float(kept.mean()) if kept.size else None
-
-
-def _throttled_share(meter: PowerTrace) -> float | None:
-    known = meter.event_reasons[meter.event_reasons >= 0]
-    return float(((known & _THROTTLE_BITS) != 0).mean()) if known.size else None
-
-
 def _clocks(meters: list[PowerTrace], timeline: Timeline) -> ClocksPart:
     if not meters or timeline.window_ns is None:
         return ClocksPart()
     inside = [meter.between(*timeline.window_ns) for meter in meters]
-    shares = [share for meter in inside if (share := _throttled_share(meter)) is not None]
+    shares = [share for meter in inside if (share := throttled_share(meter)) is not None]
     return ClocksPart(
         achieved_sm_mhz=_mean(np.concatenate([meter.sm_mhz for meter in inside])),
         memory_mhz=_mean(np.concatenate([meter.memory_mhz for meter in inside])),
         power_limit_w=_mean(np.concatenate([meter.power_limit_w for meter in inside])),
         throttled_share=max(shares) if shares else None,
     )
-
-
-def _evidence(manifest: Manifest, frame: pd.DataFrame, energies: _Energies, engine: pa.Table | None) -> trust.Evidence:
-    timeline = manifest.timeline
-    assert timeline.window_ns is not None
-    infos = {gpu.uuid: gpu for gpu in manifest.gpus}
-    gpus = [
-        trust.GpuEvidence(
-            name=infos[meter.uuid].name,
-            trace=meter,
-            energy=window,
-            foreign_pids=manifest.foreign_pids.get(meter.uuid, ()),
-            display=infos[meter.uuid].display_active,
-            mig=infos[meter.uuid].mig_enabled,
-            throttled_share=_throttled_share(meter.between(*timeline.window_ns)),
-        )
-        for meter, window in zip(energies.meters, energies.windows, strict=True)
-    ]
-    parts = energies.parts(_window_s(timeline))
-    idle_s = (timeline.idle_ns[1] - timeline.idle_ns[0]) * 1e-9 if timeline.idle_ns else 0.0
-    return trust.Evidence(
-        window_ns=timeline.window_ns,
-        idle_s=idle_s,
-        load=_load_evidence(manifest, frame),
-        gpus=gpus,
-        no_energy_why=manifest.no_energy_why,
-        total_j=energies.total.total_j,
-        unattributed_j=parts[2] if parts else None,
-        attribution_fitted=energies.split is None or energies.split.fitted,
-        phases_identified=energies.split is None or energies.split.phases,
-        preemptions=_increase(engine, "vllm:num_preemptions_total", timeline.window_ns) or 0.0,
-        simulator_lag=_simulator_lag(engine, timeline.window_ns, frame) if manifest.simulated else None,
-        failure=manifest.failure,
-    )
-
-
-def _load_evidence(manifest: Manifest, frame: pd.DataFrame) -> trust.LoadEvidence:
-    cohort = frame[frame["in_window"]]
-    good, bad = cohort[cohort["status"] == "ok"], cohort[cohort["status"] != "ok"]
-    start_s, end_s = manifest.timeline.seconds(np.array(manifest.timeline.window_ns, np.float64))
-    lags_s = _lags_s(frame)
-    known_output, known_prompt = good["output_tokens"].notna(), good["prompt_tokens"].notna()
-
-    def in_flight(at_s: float) -> int:
-        return int(((frame["scheduled_s"] <= at_s) & (frame["end_s"] > at_s)).sum())
-
-    return trust.LoadEvidence(
-        cohort=len(cohort),
-        ok=len(good),
-        failed=len(bad),
-        first_error=str(bad["error"].iloc[0]) if len(bad) else None,
-        wrong_output=int((good["output_tokens"] != good["asked_output_tokens"])[known_output].sum()),
-        wrong_input=int((good["prompt_tokens"] != good["asked_prompt_tokens"])[known_prompt].sum()),
-        lag_p99_s=float(np.percentile(lags_s, 99)) if lags_s.size else None,
-        in_flight_start=in_flight(float(start_s)),
-        in_flight_end=in_flight(float(end_s)),
-        open_loop=manifest.config.concurrency is None,
-    )
-
-
-def _increase(engine: pa.Table | None, name: str, window_ns: tuple[int, int]) -> float | None:
-    """Return how much an engine counter grew between the scrapes that bracket the window; None when not published."""
-    if engine is None or engine.num_rows == 0:
-        return None
-    rows = engine.to_pandas()
-    series = rows[rows["name"] == name].groupby("t_ns")["value"].sum()
-    if series.empty:
-        return None
-    before, after = series[series.index <= window_ns[0]], series[series.index >= window_ns[1]]
-    first = before.iloc[-1] if len(before) else series.iloc[0]
-    last = after.iloc[0] if len(after) else series.iloc[-1]
-    return float(last - first)
-
-
-def _simulator_lag(engine: pa.Table | None, window_ns: tuple[int, int], frame: pd.DataFrame) -> float | None:
-    """Return the mean lateness of the simulator's steps as a share of the mean E2E latency it delivered."""
-    steps = _increase(engine, "jouletrace_sim_steps_total", window_ns)
-    lag_s = _increase(engine, "jouletrace_sim_step_lag_seconds_total", window_ns)
-    e2e_s = _mean(frame.loc[frame["in_window"], "e2e_s"].to_numpy(dtype=np.float64))
-    if not steps or lag_s is None or not e2e_s:
-        return None
-    return lag_s / steps / e2e_s
