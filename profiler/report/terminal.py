@@ -37,7 +37,7 @@ def _latency_table(summary: Summary) -> Table:
         table.add_row(label, *(_number(value, ",.1f", 1e3) for value in values), str(part.n))
 
     latency = summary.latency
-    row("TTFT (sent → first token)", latency.ttft_s)
+    row("TTFT from sending", latency.ttft_s)
     row("TTFT from schedule", latency.ttft_scheduled_s)
     row("TPOT", latency.tpot_s)
     row("ITL", latency.itl_s)
@@ -109,9 +109,9 @@ def _validity(summary: Summary) -> RenderableType:
     return Panel(body, title=title, title_align="left", border_style="green" if verdict.valid else "bold red")
 
 
-def render(summary: Summary, run_dir: Path, width: int | None = None) -> str:
-    """Return the run's table as text, coloured where standard output is a terminal."""
-    console = Console(width=width)
+def render(summary: Summary, run_dir: Path, *, width: int | None = None, colour: bool | None = None) -> str:
+    """Return the run's table as text; coloured when asked, None: where standard output is a terminal."""
+    console = Console(width=width, force_terminal=colour)
     version = f" {summary.server.version}" if summary.server.version else ""
     gpus = ", ".join(gpu.name for gpu in summary.gpus) or "no energy source"
     head = f"{summary.model} on {summary.server.engine}{version}, {gpus}"
