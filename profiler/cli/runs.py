@@ -6,7 +6,6 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -37,9 +36,9 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _list(out: Path) -> int:
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("run", "state", "simulated", "valid", "J/output token", "p50 TTFT ms"):
-        table.add_column(name)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for name in ("run", "state", "", "valid", "J/token", "TTFT ms"):
+        table.add_column(name, no_wrap=name == "run")
     for path in sorted(out.glob("*/manifest.json")):
         found = read_run(path.parent)
         summary = found.summary

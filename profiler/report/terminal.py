@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -27,8 +26,8 @@ def _number(value: float | None, form: str, scale: float = 1.0, unit: str = "") 
 
 
 def _latency_table(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Latency, ms", title_justify="left", title_style="bold")
-    table.add_column("")
+    table = Table(box=None, title="Latency, ms", title_justify="left", title_style="bold", padding=(0, 1))
+    table.add_column("", no_wrap=True)
     for name in ("mean", "p50", "p90", "p95", "p99", "n"):
         table.add_column(name, justify="right")
 
@@ -45,12 +44,13 @@ def _latency_table(summary: Summary) -> Table:
     return table
 
 
-def _pairs(title: str, rows: list[tuple[str, str]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", show_header=False)
-    table.add_column("")
+def _rows(title: str, rows: list[tuple[str, str, str]]) -> Table:
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", show_header=False, padding=(0, 1))
+    table.add_column("", no_wrap=True)
     table.add_column("", justify="right")
-    for label, value in rows:
-        table.add_row(label, value)
+    table.add_column("", justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -60,43 +60,44 @@ def _throughput_table(summary: Summary) -> Table:
         _number(load.asked_rate_rps, "g", unit="req/s") if load.concurrency is None else f"{load.concurrency} at once"
     )
     rows = [
-        (f"Load asked ({load.arrival})", asked),
-        ("Requests sent", _number(load.achieved_rate_rps, ".2f", unit="req/s")),
-        ("Requests completed", _number(rates.requests_per_s, ".2f", unit="req/s")),
-        ("Output tokens", _number(rates.output_tokens_per_s, ",.1f", unit="tok/s")),
-        ("Goodput", _number(rates.goodput_requests_per_s, ".2f", unit="req/s")),
-        ("Requests ok / failed", f"{summary.requests.ok} / {summary.requests.failed}"),
+        (f"Load asked ({load.arrival})", asked, ""),
+        ("Requests sent", _number(load.achieved_rate_rps, ".2f", unit="req/s"), ""),
+        ("Requests completed", _number(rates.requests_per_s, ".2f", unit="req/s"), ""),
+        ("Output tokens", _number(rates.output_tokens_per_s, ",.1f", unit="tok/s"), ""),
+        ("Requests ok / failed", f"{summary.requests.ok} / {summary.requests.failed}", ""),
     ]
-    return _pairs("Throughput", [row for row in rows if row[0] != "Goodput" or row[1] != _MISSING])
+    if rates.goodput_requests_per_s is not None:
+        rows.append(("Goodput", _number(rates.goodput_requests_per_s, ".2f", unit="req/s"), ""))
+    return _rows("Throughput", rows)
 
 
 def _share(part: float | None, whole: float | None) -> str:
-    return "" if part is None or not whole else f"  ({part / whole:.1%})"
+    return "" if part is None or not whole else f"{part / whole:.1%}"
 
 
 def _energy_table(summary: Summary) -> Table:
     energy = summary.energy
     total = energy.total_j
 
-    def joules(value: float | None) -> str:
-        return _number(value, ",.1f", unit="J") + _share(value, total)
+    def part(label: str, value: float | None) -> tuple[str, str, str]:
+        return label, _number(value, ",.1f", unit="J"), _share(value, total)
 
     rows = [
-        ("Total", _number(total, ",.1f", unit="J")),
-        ("  requests", joules(energy.requests_j)),
-        ("    prefill", joules(energy.prefill_j)),
-        ("    decode", joules(energy.decode_j)),
-        ("  idle (model loaded)", joules(energy.idle_j)),
-        ("  unattributed", joules(energy.unattributed_j)),
-        ("Mean power", _number(energy.mean_power_w, ".1f", unit="W")),
-        ("Per output token", _number(energy.j_per_output_token, ".4f", unit="J")),
-        ("  net of idle", _number(energy.net_j_per_output_token, ".4f", unit="J")),
-        ("Per token, in and out", _number(energy.j_per_total_token, ".4f", unit="J")),
-        ("Per request, above idle", _number(energy.j_per_request, ".2f", unit="J")),
-        (f"Counter against power ({energy.source})", _number(energy.disagreement_ratio, ".2%")),
-        ("SM clock", _number(summary.clocks.achieved_sm_mhz, ".0f", unit="MHz")),
+        ("Total", _number(total, ",.1f", unit="J"), ""),
+        part("  requests", energy.requests_j),
+        part("    prefill", energy.prefill_j),
+        part("    decode", energy.decode_j),
+        part("  idle (model loaded)", energy.idle_j),
+        part("  unattributed", energy.unattributed_j),
+        ("Mean power", _number(energy.mean_power_w, ".1f", unit="W"), ""),
+        ("Per output token", _number(energy.j_per_output_token, ".4f", unit="J"), ""),
+        ("  net of idle", _number(energy.net_j_per_output_token, ".4f", unit="J"), ""),
+        ("Per token, in and out", _number(energy.j_per_total_token, ".4f", unit="J"), ""),
+        ("Per request, above idle", _number(energy.j_per_request, ".2f", unit="J"), ""),
+        (f"By {energy.source}; counter and power differ by", _number(energy.disagreement_ratio, ".2%"), ""),
+        ("SM clock", _number(summary.clocks.achieved_sm_mhz, ".0f", unit="MHz"), ""),
     ]
-    return _pairs(f"Energy ({summary.boundary}, ±{energy.gain_uncertainty_ratio or 0:.0%} sensor gain)", rows)
+    return _rows(f"Energy ({summary.boundary}, ±{energy.gain_uncertainty_ratio or 0:.0%} sensor gain)", rows)
 
 
 def _validity(summary: Summary) -> RenderableType:
@@ -119,10 +120,12 @@ def render(summary: Summary, run_dir: Path, *, width: int | None = None, colour:
     if summary.simulated:
         parts.append(Text(" SIMULATED: no number below was measured on hardware ", style="bold black on yellow"))
     parts.append(Text(head, style="bold"))
-    parts += [_latency_table(summary), _throughput_table(summary)]
+    tables = [_latency_table(summary), _throughput_table(summary)]
     if summary.gpus:
-        parts.append(_energy_table(summary))
-    parts += [_validity(summary), Text(f"Run directory: {run_dir}", overflow="fold")]
+        tables.append(_energy_table(summary))
+    for table in tables:
+        parts += [Text(), table]
+    parts += [Text(), _validity(summary), Text(f"Run directory: {run_dir}", overflow="fold")]
     with console.capture() as capture:
         console.print(Group(*parts))
     return capture.get()
