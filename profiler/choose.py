@@ -48,11 +48,11 @@ class GpuFacts:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the machine has: GPUs or why there is none, whether vLLM is found, host energy or why it is unread."""
+    """What the machine has: GPUs or why there is none, which vLLM is found, host energy or why it is unread."""
 
     gpus: tuple[GpuFacts, ...]
     no_gpu_why: str | None
-    vllm: bool
+    vllm: Literal["gpu", "cpu"] | None
     no_rapl_why: str | None
 
 
@@ -75,16 +75,31 @@ def choose(config: ProfileConfig, model: ModelSpec | None, facts: Facts) -> Choi
     Raises:
         UsageError: the machine lacks what was asked for, or two settings contradict each other.
     """
+    kind = _meter_kind(config, facts)
     if config.url is not None:
         return _attached(config, facts)
     engine = _engine(config, facts)
     if engine == "sim":
         return _simulated(config)
-    if config.gpu.startswith("sim"):
+    if kind in ("sim", "simdir"):
         raise UsageError("a real engine cannot run on a simulated GPU", hint="use --server sim, or another --gpu")
-    if config.gpu in ("rapl", "none") or not facts.gpus:
+    if kind in ("rapl", "none") or not facts.gpus or facts.vllm == "cpu":
         return _on_cpu(config, facts)
     return _on_gpus(config, model, facts)
+
+
+def _meter_kind(config: ProfileConfig, facts: Facts) -> str:
+    """Return the kind of meter that --gpu names, refusing what no engine could go with."""
+    kind, _, rest = config.gpu.partition(":")
+    bare = {"auto", "nvml", "sim", "rapl", "none"}
+    if (kind not in bare | {"simdir", "replay"}) or (kind in ("simdir", "replay") and not rest):
+        forms = "auto, nvml, nvml:0,1, nvml:UUID, sim, sim:NAME, replay:FILE, rapl or none"
+        raise UsageError(f"cannot read --gpu {config.gpu}", hint=f"use {forms}")
+    if kind == "nvml" and not facts.gpus:
+        raise UsageError(f"--gpu {config.gpu}: {facts.no_gpu_why}", hint="leave GPU out, or use --gpu rapl")
+    if config.exporter is not None and kind != "auto":
+        raise UsageError("--gpu and --exporter both name meters", hint="leave one of them out")
+    return kind
 
 
 def _engine(config: ProfileConfig, facts: Facts) -> Engine:
@@ -94,7 +109,7 @@ def _engine(config: ProfileConfig, facts: Facts) -> Engine:
         return config.server
     if not facts.gpus or config.gpu.startswith("sim"):
         return "sim"
-    if not facts.vllm:
+    if facts.vllm != "gpu":
         raise UsageError(
             f"this machine has {facts.gpus[0].name} but no engine",
             hint=f"make vllm ({VLLM_SIZE}), or SERVER=sim for a simulated engine on a simulated GPU",
@@ -104,9 +119,10 @@ def _engine(config: ProfileConfig, facts: Facts) -> Engine:
 
 def _simulated(config: ProfileConfig) -> Choice:
     kind, _, rest = config.gpu.partition(":")
-    if kind not in ("auto", "sim", "none"):
+    if kind not in ("auto", "sim", "none") or config.exporter is not None:
+        meter = config.exporter or f"--gpu {config.gpu}"
         raise UsageError(
-            f"--gpu {config.gpu} does not go with the simulated engine: it draws simulated power only",
+            f"{meter} does not go with the simulated engine, which draws simulated power only",
             hint="use --gpu sim or --gpu sim:NAME",
         )
     name, _, fault = rest.partition(",")
@@ -119,19 +135,24 @@ def _on_cpu(config: ProfileConfig, facts: Facts) -> Choice:
         return Choice("vllm", None, no_energy_why="--gpu none was asked for")
     if config.gpu.startswith("replay:"):
         return Choice("vllm", config.gpu)
-    if config.gpu.startswith("nvml"):
-        raise UsageError(f"--gpu {config.gpu}: {facts.no_gpu_why}", hint="leave GPU out, or use --gpu rapl")
+    if config.exporter is not None:
+        return Choice("vllm", None)
     if facts.no_rapl_why is None:
         return Choice("vllm", "rapl")
     if config.gpu == "rapl":
         raise UsageError(f"--gpu rapl: {facts.no_rapl_why}", hint="make it readable, or use --gpu none")
-    return Choice("vllm", None, no_energy_why=f"{facts.no_gpu_why}; host energy: {facts.no_rapl_why}")
+    without = facts.no_gpu_why or "this vLLM is a CPU build"
+    return Choice("vllm", None, no_energy_why=f"{without}; host energy: {facts.no_rapl_why}")
 
 
 def _attached(config: ProfileConfig, facts: Facts) -> Choice:
     """An engine that runs already: its GPUs are found by its processes once it is attached to."""
     if config.gpu == "none":
         return Choice("external", None, no_energy_why="--gpu none was asked for")
+    if config.exporter is not None:
+        return Choice("external", None)
+    if config.gpu.partition(":")[0] == "sim":
+        raise UsageError("the simulated GPU of an engine that runs is named by its state", hint="use --gpu simdir:DIR")
     if config.gpu != "auto":
         return Choice("external", config.gpu)
     if not facts.gpus:
@@ -173,7 +194,8 @@ def _busy(gpu: GpuFacts) -> str:
 
 
 def _asked(config: ProfileConfig, facts: Facts) -> tuple[GpuFacts, ...]:
-    wanted = [name for name in config.gpu.partition(":")[2].split(",") if name]
+    kind, _, names = config.gpu.partition(":")
+    wanted = [name for name in names.split(",") if name and kind == "nvml"]
     if not wanted:
         return facts.gpus
     named = {str(gpu.index): gpu for gpu in facts.gpus} | {gpu.uuid: gpu for gpu in facts.gpus}
@@ -201,7 +223,8 @@ def _on_gpus(config: ProfileConfig, model: ModelSpec | None, facts: Facts) -> Ch
     if model is not None:
         check_memory(model, taken, config.max_model_len)
     uuids = tuple(gpu.uuid for gpu in taken)
-    return Choice("vllm", f"nvml:{','.join(uuids)}", uuids=uuids, notes=_display_notes(taken))
+    meters = config.gpu if config.gpu.startswith("replay:") else f"nvml:{','.join(uuids)}"
+    return Choice("vllm", meters, uuids=uuids, notes=_display_notes(taken))
 
 
 def _display_notes(gpus: Sequence[GpuFacts]) -> tuple[str, ...]:

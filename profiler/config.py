@@ -40,7 +40,9 @@ class ProfileConfig(BaseModel):
     warmup_s: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="warm-up before the window, s; None: auto"
     )
-    idle_s: Positive = Field(default=QUICK_IDLE_S, description="length of the loaded-idle baseline, s")
+    idle_s: Annotated[float, Field(ge=1)] = Field(
+        default=QUICK_IDLE_S, description="length of the loaded-idle baseline, s; at least ten steps of a counter"
+    )
     full: bool = Field(default=False, description="idle and window as long as the measuring recipe asks")
     weights: Literal["real", "random"] = Field(
         default="real", description="real, or the real architecture with random weights"

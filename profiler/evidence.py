@@ -8,7 +8,7 @@ import numpy as np
 
 from profiler import trust
 from profiler.gpu.base import EVENT_REASONS, THROTTLE_REASONS
-from profiler.join import cohort_lags_s
+from profiler.join import cohort_lags_s, uncounted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from profiler.energies import Energies
     from profiler.manifest import Manifest
+    from profiler.tables import Tables
     from profiler.trace import PowerTrace
 
 _THROTTLE_BITS = sum(EVENT_REASONS[reason] for reason in THROTTLE_REASONS)
@@ -27,9 +28,7 @@ def throttled_share(meter: PowerTrace) -> float | None:
     return float(((known & _THROTTLE_BITS) != 0).mean()) if known.size else None
 
 
-def find_evidence(
-    manifest: Manifest, frame: pd.DataFrame, energies: Energies, engine: pa.Table | None
-) -> trust.Evidence:
+def find_evidence(manifest: Manifest, frame: pd.DataFrame, energies: Energies, tables: Tables) -> trust.Evidence:
     """Return the evidence of a run whose window has passed."""
     timeline = manifest.timeline
     assert timeline.window_ns is not None
@@ -51,20 +50,20 @@ def find_evidence(
     return trust.Evidence(
         window_ns=timeline.window_ns,
         idle_s=idle_s,
-        load=_load_evidence(manifest, frame),
+        load=_load_evidence(manifest, frame, tables.events),
         gpus=gpus,
         no_energy_why=manifest.no_energy_why,
         total_j=energies.total.total_j,
         unattributed_j=parts[2] if parts else None,
         attribution_fitted=energies.split is None or energies.split.fitted,
         phases_identified=energies.split is None or energies.split.phases,
-        preemptions=_increase(engine, "vllm:num_preemptions_total", timeline.window_ns) or 0.0,
-        simulator_lag=_simulator_lag(engine, timeline.window_ns, frame) if manifest.simulated else None,
+        preemptions=_increase(tables.engine, "vllm:num_preemptions_total", timeline.window_ns) or 0.0,
+        simulator_lag=_simulator_lag(tables.engine, timeline.window_ns, frame) if manifest.simulated else None,
         failure=manifest.failure,
     )
 
 
-def _load_evidence(manifest: Manifest, frame: pd.DataFrame) -> trust.LoadEvidence:
+def _load_evidence(manifest: Manifest, frame: pd.DataFrame, events: pa.Table) -> trust.LoadEvidence:
     cohort = frame[frame["in_window"]]
     good, bad = cohort[cohort["status"] == "ok"], cohort[cohort["status"] != "ok"]
     start_s, end_s = manifest.timeline.seconds(np.array(manifest.timeline.window_ns, np.float64))
@@ -85,6 +84,8 @@ def _load_evidence(manifest: Manifest, frame: pd.DataFrame) -> trust.LoadEvidenc
         in_flight_start=in_flight(float(start_s)),
         in_flight_end=in_flight(float(end_s)),
         open_loop=manifest.config.concurrency is None,
+        asked=manifest.config.requests,
+        uncounted=int((uncounted(frame, events) & frame["in_window"].to_numpy()).sum()),
     )
 
 

@@ -215,6 +215,7 @@ async def serve(gpus: Sequence[Gpu], host: str, port: int, period_s: float) -> N
     runner = web.AppRunner(Exporter(gpus, period_s).app(), handle_signals=False, shutdown_timeout=0.2)
     await runner.setup()
     await web.TCPSite(runner, host, port).start()
+    sys.stderr.write(f"serving http://{host}:{port}/metrics and /samples of {', '.join(g.info.name for g in gpus)}\n")
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -237,10 +238,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         gpus = open_meters(options.gpu)
         asyncio.run(serve(gpus, options.host, options.port, 1.0 / options.hz))
     except GpuError as error:
-        sys.stderr.write(f"error: {error}. {error.hint}\n")
+        sys.stderr.write(f"error (exit status {error.exit_code}): {error}; {error.hint}\n")
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(f"error: cannot listen on {options.host}:{options.port}: {error.strerror}\n")
+        where = f"{options.host}:{options.port}"
+        sys.stderr.write(f"error (exit status 2): cannot listen on {where}: {error.strerror}; use another --port\n")
         return 2
     return 0
 

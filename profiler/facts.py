@@ -33,7 +33,9 @@ def look() -> Facts:
         )
         for gpu in probe.gpus
     )
-    return Facts(gpus=gpus, no_gpu_why=probe.reason, vllm=find_vllm() is not None, no_rapl_why=no_rapl_why)
+    install = find_vllm()
+    build = None if install is None else install.build
+    return Facts(gpus=gpus, no_gpu_why=probe.reason, vllm=build, no_rapl_why=no_rapl_why)
 
 
 def _holder(pid: int, kind: str) -> Holder:
@@ -41,10 +43,19 @@ def _holder(pid: int, kind: str) -> Holder:
     with contextlib.suppress(psutil.Error):
         process = psutil.Process(pid)
         name = process.name()
-        # An engine's GPU workers listen on nothing themselves; the server that started them does.
-        for candidate in (process, *process.parents()):
-            ports = [c.laddr[1] for c in candidate.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
-            if ports:
-                port = min(ports)
-                break
+        port = _served_port(process)
     return Holder(pid=pid, name=name, port=port, compute=kind == "compute")
+
+
+def _served_port(worker: psutil.Process) -> int | None:
+    """Return the port of the server that a GPU worker belongs to; None where none is seen.
+
+    The outermost Python process above it that listens: workers listen too, for each other.
+    """
+    for process in reversed([worker, *worker.parents()]):
+        with contextlib.suppress(psutil.Error):
+            command = " ".join(process.cmdline()).lower()
+            ports = [c.laddr[1] for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN]
+            if ports and ("python" in command or "vllm" in command):
+                return int(min(ports))
+    return None

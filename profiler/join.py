@@ -111,24 +111,38 @@ def with_energy(frame: pd.DataFrame, split: Attribution | None) -> pd.DataFrame:
     return frame.assign(**dict(zip(ENERGY_COLUMNS, parts, strict=True)))
 
 
-def window_tokens(frame: pd.DataFrame, events: pa.Table | None, timeline: Timeline) -> WindowTokens:
+def uncounted(frame: pd.DataFrame, events: pa.Table) -> NDArray[np.bool_]:
+    """Return which answers told their sum of tokens but not which event held how many."""
+    counted = set(events["request_id"].unique().to_pylist())
+    told: NDArray[np.bool_] = (frame["output_tokens"].notna() & ~frame["request_id"].isin(counted)).to_numpy()
+    return told & frame["first_token_s"].notna().to_numpy()
+
+
+def _even_tokens(frame: pd.DataFrame, events: pa.Table, timeline: Timeline) -> int:
+    """Return the tokens in the window of answers that are not counted by event, taken to arrive evenly."""
+    rows = frame[uncounted(frame, events)]
+    first_s, last_s = rows["first_token_s"].to_numpy(np.float64), rows["last_token_s"].to_numpy(np.float64)
+    start_s, end_s = timeline.seconds(np.array(timeline.window_ns, np.float64))
+    inside_s = np.clip(np.minimum(last_s, end_s) - np.maximum(first_s, start_s), 0.0, None)
+    at_once = ((first_s >= start_s) & (first_s < end_s)).astype(np.float64)
+    share = np.divide(inside_s, last_s - first_s, out=at_once, where=last_s > first_s)
+    return round(float((rows["output_tokens"].to_numpy(np.float64) * share).sum()))
+
+
+def window_tokens(frame: pd.DataFrame, events: pa.Table, timeline: Timeline) -> WindowTokens:
     """Return the output tokens that arrived in the window and the prompt tokens whose prefill ended in it."""
     assert timeline.window_ns is not None
     start_ns, end_ns = timeline.window_ns
-    output = 0
-    if events is not None and events.num_rows:
-        t_ns, tokens = events["t_ns"].to_numpy(), events["tokens"].to_numpy()
-        output = int(tokens[(t_ns >= start_ns) & (t_ns < end_ns)].sum())
+    t_ns, tokens = events["t_ns"].to_numpy(), events["tokens"].to_numpy()
+    output = int(tokens[(t_ns >= start_ns) & (t_ns < end_ns)].sum()) + _even_tokens(frame, events, timeline)
     first_s = frame["first_token_s"].to_numpy(dtype=np.float64)
     edge_s = timeline.seconds(np.array([start_ns, end_ns], np.float64))
     inside = (first_s >= edge_s[0]) & (first_s < edge_s[1])
     return WindowTokens(int(frame["prompt_tokens"].to_numpy(dtype=np.float64, na_value=0)[inside].sum()), output)
 
 
-def cohort_gaps(frame: pd.DataFrame, events: pa.Table | None) -> Floats:
+def cohort_gaps(frame: pd.DataFrame, events: pa.Table) -> Floats:
     """Return the inter-token gaps of the cohort's successes, s; an event of m tokens counts as m equal gaps."""
-    if events is None or not events.num_rows:
-        return np.empty(0)
     wanted = set(frame.loc[frame["in_window"] & (frame["status"] == "ok"), "request_id"])
     ids = events["request_id"].to_pandas()
     keep = ids.isin(wanted).to_numpy()

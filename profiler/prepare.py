@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from loadgen.lengths import parse_lengths
 from loadgen.plan import LoadSpec, Schedule, make_schedule
@@ -116,6 +117,10 @@ def prepare(config: ProfileConfig, progress: Progress) -> Prepared:
     Raises:
         UsageError, ServerError, LoadError, GpuError, StoreError: it cannot be done as asked; nothing was started.
     """
+    if config.url is not None:
+        config = config.model_copy(update={"url": base_url(config.url)})
+    else:
+        claim_port(_HOST, config.port)  # before a download, which may take long
     target = resolve(config.model) if config.model is not None else None
     config = _with_defaults(config)
     for text in config.slo:
@@ -134,6 +139,18 @@ def prepare(config: ProfileConfig, progress: Progress) -> Prepared:
     if choice.engine == "vllm" and config.weights == "real" and target is not None:
         weights.ensure(target.path, target.spec, progress)
     return _build(_Plan(config, target, choice, facts), schedule, horizon_s)
+
+
+def base_url(text: str) -> str:
+    """Return an engine's base URL without what clients add to it.
+
+    Raises:
+        UsageError: it is not an http address.
+    """
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"cannot read the URL {text}", hint="write it as http://HOST:PORT")
+    return text.rstrip("/").removesuffix("/v1")
 
 
 def _with_defaults(config: ProfileConfig) -> ProfileConfig:

@@ -29,7 +29,7 @@ class Recorder:
         self._live = live
         self._records: list[RequestRecord] = []
         self._engine: list[EngineSample] = []
-        self._last_reading_s = time.monotonic()
+        self._heard_s: dict[str, float] = {}
 
     def on_record(self, record: RequestRecord) -> None:
         """Take over a finished request."""
@@ -37,17 +37,19 @@ class Recorder:
         self._live.request(record)
 
     def silence_s(self) -> float:
-        """Return how long ago the last reading arrived; 0 where none is expected."""
-        return 0.0 if self._sampling is None else time.monotonic() - self._last_reading_s
+        """Return how long the most silent meter that was ever heard has been silent; 0 while none was."""
+        return time.monotonic() - min(self._heard_s.values()) if self._heard_s else 0.0
 
     def take_readings(self) -> None:
         """Move what the meters sent into the store."""
         if self._sampling is None:
             return
         for batch in self._sampling.take():
+            if batch.num_rows == 0:
+                continue
             self._store.append("power", batch)
             self._live.power(batch)
-            self._last_reading_s = time.monotonic()
+            self._heard_s.update(dict.fromkeys(batch["uuid"].unique().to_pylist(), time.monotonic()))
 
     def flush(self) -> None:
         """Move everything buffered into the store.

@@ -32,7 +32,8 @@ from profiler.live import LiveFigures
 from profiler.prepare import Prepared, prepare
 from profiler.recorder import Recorder
 from profiler.store import TABLES, RunStore, read_run
-from profiler.summarise import Tables, summarise
+from profiler.summarise import summarise
+from profiler.tables import tables_of
 from servers.base import ServerError
 from servers.process import tail
 
@@ -53,6 +54,7 @@ DRAIN_S = 10.0
 # Readings on both sides of every edge: longer than a counter's step of 100 ms plus the stream's own delay.
 MARGIN_S = 0.5
 LOG_LINES = 8
+CLOSED_LOOP_MAX_S = 86400.0
 _TICK_S = 0.25
 _SILENCE_S = 2.0
 
@@ -105,7 +107,10 @@ class _ProfileRun:
             monitor.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await monitor
+            engine_failed = isinstance(failure, ServerError) or self._server.failure() is not None
             await self._stop_all()
+        if failure is not None and engine_failed:
+            self._show_log()
         return self._finish(failure)
 
     def _catch_signals(self) -> None:
@@ -171,20 +176,36 @@ class _ProfileRun:
         if self._sampling is not None:
             await self._sampling.start()
             self._store.update(gpus=self._sampling.gpus)
+            self._mark_simulated(any(gpu.simulated for gpu in self._sampling.gpus), "the meter")
         start_s = time.monotonic()
         endpoint = await self._server.start()
         took_s = time.monotonic() - start_s
-        if endpoint.simulated and not self._store.manifest.simulated:
-            self._progress.line("SIMULATED: the engine at this address is a simulator")
-            self._live.simulated = True
+        await self._keep_to_engine()
+        self._mark_simulated(endpoint.simulated, "the engine at this address")
         manifest = self._store.manifest
         self._store.update(
             server=endpoint,
             server_start_s=took_s,
-            simulated=endpoint.simulated or manifest.simulated,
             model=manifest.model if self._config.model is not None else endpoint.model,
         )
         return endpoint
+
+    async def _keep_to_engine(self) -> None:
+        """Of an exporter that samples a whole host keep the GPUs that hold the engine's processes, where they show."""
+        if self._sampling is None or self._config.exporter is None:
+            return
+        ours, told = self._server.pids(), await self._sampling.processes()
+        held = {uuid for uuid, processes in told.items() if any(p.pid in ours for p in processes or ())}
+        if held:
+            self._sampling.limit_to(held)
+            self._store.update(gpus=self._sampling.gpus)
+
+    def _mark_simulated(self, simulated: bool, what: str) -> None:
+        """Mark the run when a part of it turns out not to be real."""
+        if simulated and not self._store.manifest.simulated:
+            self._progress.line(f"SIMULATED: {what} is simulated or recorded")
+            self._live.simulated = True
+            self._store.update(simulated=True)
 
     def _announce(self, phase: str, detail: str) -> None:
         self._phase = phase
@@ -284,7 +305,8 @@ class _ProfileRun:
             await asyncio.sleep(config.duration_s)
         else:
             wanted = sent_before + config.requests
-            await _until(lambda: dispatcher.sent >= wanted or sending.done(), self._prepared.horizon_s)
+            longest_s = self._prepared.horizon_s if config.concurrency is None else CLOSED_LOOP_MAX_S
+            await _until(lambda: dispatcher.sent >= wanted or sending.done(), longest_s)
         window_ns = (start_ns, time.monotonic_ns())
         self._mark(window_ns=window_ns)
         return window_ns
@@ -296,39 +318,43 @@ class _ProfileRun:
 
     def _finish(self, failure: BaseException | None) -> Outcome:
         """Turn streams into tables, compute the summary where there is a window, say how it ended."""
+        summary = None
         try:
             if failure is not None:
                 self._store.update(state="failed", failure=str(failure))
             summary = self._write_results()
             if failure is None:
                 self._store.update(state="complete")
-        except StoreError as error:
+        except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the run saying that it goes on
             failure = failure or error
-            summary = None
+            with contextlib.suppress(StoreError):
+                self._store.update(state="failed", failure=f"{type(error).__name__}: {error}")
         if failure is not None:
-            self._show_log(failure)
             raise _as_failed(failure, self._store.path) from failure
         return Outcome(self._store.path, summary)
 
-    def _show_log(self, failure: BaseException) -> None:
-        """Show the end of the engine's log when the engine is what failed."""
-        if isinstance(failure, ServerError) or self._server.failure() is not None:
-            for line in tail(self._store.path / "server.log", LOG_LINES):
-                self._progress.line(f"  server.log | {line[:160]}")
+    def _show_log(self) -> None:
+        """Show the end of the engine's log, when the engine is what failed."""
+        for line in tail(self._store.path / "server.log", LOG_LINES):
+            self._progress.line(f"  server.log | {line[:160]}")
 
     def _write_results(self) -> Summary | None:
+        """Put every table in place; the request rows gain their energies where the window has passed."""
         self._recorder.flush()
         self._store.close_tables()
         run = read_run(self._store.path)
         tables = {name: run.table(name) for name in TABLES}
-        summary = None
-        if self._store.manifest.timeline.window_ns is not None and self._store.manifest.server is not None:
-            summary, frame = summarise(self._store.manifest, Tables(**tables))
-            tables["requests"] = pa.Table.from_pandas(frame, preserve_index=False)
-            self._store.write_summary(summary)
-        for name, rows in tables.items():
-            if rows is not None:
+        for name in ("events", "power", "engine"):
+            if (rows := tables[name]) is not None:
                 self._store.write_parquet(name, rows)
+        manifest = self._store.manifest
+        if manifest.timeline.window_ns is None or manifest.server is None:
+            if (rows := tables["requests"]) is not None:
+                self._store.write_parquet("requests", rows)
+            return None
+        summary, frame = summarise(manifest, tables_of(tables))
+        self._store.write_parquet("requests", pa.Table.from_pandas(frame, preserve_index=False))
+        self._store.write_summary(summary)
         return summary
 
 

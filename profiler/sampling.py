@@ -7,15 +7,18 @@ readings carry the exporter's own stamps.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
 from collections import deque
 from http.client import HTTPConnection, HTTPException
+from socket import SHUT_RDWR
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from profiler.errors import RunFailedError, UsageError
 from profiler.exporter import boot_id
@@ -24,12 +27,13 @@ from profiler.gpu.readings import gpu_infos
 from servers.process import ManagedProcess, free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
+    from socket import socket
 
     from profiler.gpu.base import GpuInfo
 
 START_TIMEOUT_S = 20.0
-SILENCE_S = 2.0
 _ASK_TIMEOUT_S = 5.0
 
 
@@ -44,6 +48,8 @@ class Sampling:
         self._process: ManagedProcess | None = None
         self._batches: deque[pa.RecordBatch] = deque()
         self._ended: str | None = None
+        self._socket: socket | None = None
+        self._limited = False
         self._thread = threading.Thread(target=self._read, name="samples", daemon=True)
         self._first = threading.Event()
         self._last_arrival_s = 0.0
@@ -61,7 +67,7 @@ class Sampling:
             assert self._gpu_spec is not None
             port = free_port()
             self._url = f"http://127.0.0.1:{port}"
-            command = (sys.executable, "-m", "profiler.exporter", "--gpu", self._gpu_spec, "--port", str(port))
+            command = (sys.executable, "-P", "-m", "profiler.exporter", "--gpu", self._gpu_spec, "--port", str(port))
             self._process = ManagedProcess(command, self._log, env=None, grace_s=2.0)
         await self._wait_healthy()
         self._thread.start()
@@ -74,7 +80,7 @@ class Sampling:
         while True:
             if self._process is not None and (why := self._process.failure()) is not None:
                 if self._process.returncode() == 2:
-                    raise UsageError(self._process.tail(1)[0].removeprefix("error: "))
+                    raise UsageError(self._process.tail(1)[0].removeprefix("error (exit status 2): "))
                 raise RunFailedError(f"the exporter {why}", hint=f"see {self._log}")
             try:
                 health = await asyncio.to_thread(self._ask, "/health")
@@ -108,6 +114,7 @@ class Sampling:
         connection = self._connection()
         try:
             connection.request("GET", "/samples")
+            self._socket = connection.sock
             stream = pa.ipc.open_stream(connection.getresponse())
             self.gpus = gpu_infos(stream.schema)
             for batch in stream:
@@ -120,8 +127,17 @@ class Sampling:
             connection.close()
 
     def take(self) -> list[pa.RecordBatch]:
-        """Return the batches that arrived since the last call."""
-        return [self._batches.popleft() for _ in range(len(self._batches))]
+        """Return the batches that arrived since the last call, of the meters in `gpus`."""
+        batches = [self._batches.popleft() for _ in range(len(self._batches))]
+        if not self._limited:
+            return batches
+        wanted = pa.array([gpu.uuid for gpu in self.gpus])
+        return [batch.filter(pc.is_in(batch["uuid"], wanted)) for batch in batches]
+
+    def limit_to(self, uuids: Collection[str]) -> None:
+        """Take only these meters' readings from now on."""
+        self.gpus = tuple(gpu for gpu in self.gpus if gpu.uuid in uuids)
+        self._limited = True
 
     def failure(self) -> str | None:
         """Return why samples no longer come, None while they do."""
@@ -147,6 +163,11 @@ class Sampling:
         return {uuid: None if rows is None else tuple(GpuProcess(**row) for row in rows) for uuid, rows in told.items()}
 
     async def stop(self) -> None:
-        """End an exporter that was started here; leave any other running. May be called twice."""
+        """End the stream, and the exporter where it was started here. May be called twice."""
+        if self._socket is not None:
+            # Wakes the reading thread, which may not outlive the interpreter it runs Arrow in.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(SHUT_RDWR)
+            await asyncio.to_thread(self._thread.join, _ASK_TIMEOUT_S)
         if self._process is not None:
             await self._process.stop()

@@ -157,7 +157,12 @@ class Run:
     def summary(self) -> Summary | None:
         """Return summary.json, None where the run has none."""
         path = self.path / "summary.json"
-        return Summary.model_validate_json(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            return Summary.model_validate_json(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {error}", hint="its tables may still be readable") from error
 
     def table(self, name: str) -> pa.Table | None:
         """Return a table from its parquet file or, before that exists, its stream; None when it was never begun."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +10,7 @@ from profiler import join, trust
 from profiler.energies import Energies, find_energies
 from profiler.evidence import find_evidence, throttled_share
 from profiler.latency import PERCENTILES, describe
-from profiler.slo import met_by, parse_slo
+from profiler.slo import met_by, parse_slo, percentile_s
 from profiler.summary import (
     ClocksPart,
     EnergyPart,
@@ -22,13 +21,13 @@ from profiler.summary import (
     LoadPart,
     RequestsPart,
     ServerPart,
+    SloPart,
     Summary,
     ThroughputPart,
     TokensPart,
     Validity,
     WindowPart,
 )
-from profiler.tables import EVENTS, REQUESTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from profiler.join import Timeline, WindowTokens
     from profiler.manifest import Manifest
+    from profiler.tables import Tables
     from profiler.trace import PowerTrace
 
     Floats = NDArray[np.float64]
@@ -45,27 +45,16 @@ if TYPE_CHECKING:
 GAIN_UNCERTAINTY = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Tables:
-    """The rows of a run as recorded; None for a table that was never begun."""
-
-    requests: pa.Table | None
-    events: pa.Table | None
-    power: pa.Table | None
-    engine: pa.Table | None
-
-
 def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame]:
     """Return summary.json and the rows of requests.parquet of a run whose window has passed."""
     timeline = manifest.timeline
     assert timeline.window_ns is not None
-    requests = tables.requests if tables.requests is not None else REQUESTS.empty_table()
-    events = tables.events if tables.events is not None else EVENTS.empty_table()
-    frame = join.request_frame(requests, timeline)
+    events = tables.events
+    frame = join.request_frame(tables.requests, timeline)
     energies = find_energies(tables.power, frame, timeline)
     frame = join.with_energy(frame, energies.split)
     tokens = join.window_tokens(frame, events, timeline)
-    evidence = find_evidence(manifest, frame, energies, tables.engine)
+    evidence = find_evidence(manifest, frame, energies, tables)
     reasons = trust.judge(evidence)
     valid = not any(reason.severity == "invalid" for reason in reasons)
     overloaded = any(reason.code == "overloaded" for reason in reasons)
@@ -74,6 +63,7 @@ def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame
     summary = Summary(
         run_id=manifest.run_id,
         model=manifest.model,
+        weights=manifest.weights,
         task=None,
         simulated=manifest.simulated,
         boundary=manifest.gpus[0].boundary if manifest.gpus else None,
@@ -85,6 +75,7 @@ def summarise(manifest: Manifest, tables: Tables) -> tuple[Summary, pd.DataFrame
         tokens=TokensPart(input=tokens.prompt_tokens, output=tokens.output_tokens),
         latency=_latencies(frame, events),
         throughput=_throughput(manifest, frame, tokens),
+        slo=_objectives(manifest, frame),
         energy=_energy(frame, energies, tokens, timeline, per_token=not overloaded),
         clocks=_clocks(energies.meters, timeline),
         validity=Validity(valid=valid, reasons=reasons),
@@ -167,6 +158,17 @@ def _throughput(manifest: Manifest, frame: pd.DataFrame, tokens: WindowTokens) -
         total_tokens_per_s=(tokens.prompt_tokens + tokens.output_tokens) / window_s,
         goodput_requests_per_s=float(good.sum() / window_s) if slos else None,
     )
+
+
+def _objectives(manifest: Manifest, frame: pd.DataFrame) -> list[SloPart]:
+    cohort, open_loop = frame[frame["in_window"]], manifest.config.concurrency is None
+    parts: list[SloPart] = []
+    for text in manifest.config.slo:
+        objective = parse_slo(text)
+        value_s = percentile_s(cohort, objective, open_loop=open_loop)
+        met = None if value_s is None else value_s <= objective.limit_s
+        parts.append(SloPart(objective=text, value_s=None if value_s == np.inf else value_s, met=met))
+    return parts
 
 
 def _mean(values: Floats) -> float | None:

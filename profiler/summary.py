@@ -121,6 +121,14 @@ class ThroughputPart(_Part):
     goodput_requests_per_s: float | None
 
 
+class SloPart(_Part):
+    """One objective; `value_s` and `met` are None when the cohort is too small to tell."""
+
+    objective: str
+    value_s: float | None
+    met: bool | None
+
+
 class EnergyPart(_Part):
     """Joules of the window and what follows from them; total_j = requests_j + idle_j + unattributed_j."""
 
@@ -158,6 +166,7 @@ class Summary(_Part):
     schema_version: int = SCHEMA_VERSION
     run_id: str
     model: str
+    weights: Literal["real", "random"]
     task: str | None
     simulated: bool
     boundary: str | None
@@ -169,6 +178,7 @@ class Summary(_Part):
     tokens: TokensPart
     latency: LatenciesPart
     throughput: ThroughputPart
+    slo: list[SloPart]
     energy: EnergyPart
     clocks: ClocksPart
     validity: Validity

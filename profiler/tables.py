@@ -5,13 +5,14 @@ Instants are monotonic nanoseconds here; `profiler.join` turns them into seconds
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loadgen.records import RequestRecord
     from servers.metrics import EngineSample
@@ -42,6 +43,27 @@ ENGINE = pa.schema(
         ("value", pa.float64()),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The rows of a run as recorded. Requests and events of a run without any are empty; other tables may be None."""
+
+    requests: pa.Table
+    events: pa.Table
+    power: pa.Table | None
+    engine: pa.Table | None
+
+
+def tables_of(found: Mapping[str, pa.Table | None]) -> Tables:
+    """Return the tables by name as one value."""
+    requests, events = found["requests"], found["events"]
+    return Tables(
+        requests=REQUESTS.empty_table() if requests is None else requests,
+        events=EVENTS.empty_table() if events is None else events,
+        power=found["power"],
+        engine=found["engine"],
+    )
 
 
 def request_batch(records: Sequence[RequestRecord]) -> pa.RecordBatch:

@@ -63,6 +63,8 @@ class LoadEvidence:
     in_flight_start: int
     in_flight_end: int
     open_loop: bool
+    asked: int | None = None
+    uncounted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,10 @@ def _outcome_reasons(load: LoadEvidence) -> Iterator[Reason]:
         yield note("request_failures", f"{load.failed} of {load.cohort} requests failed: {load.first_error}")
     if 0 < load.ok < MIN_SUCCESSES:
         yield invalid("too_short", f"{load.ok} successes in the window, at least {MIN_SUCCESSES} are needed")
+    if load.asked is not None and load.cohort < load.asked:
+        yield invalid("too_short", f"{load.cohort} requests in the window, {load.asked} were asked for")
+    if load.uncounted:
+        yield note("token_times_unknown", f"{load.uncounted} answers told only their sum; even arrival is assumed")
     if load.wrong_output:
         yield invalid("output_length_mismatch", f"{load.wrong_output} answers are not as long as asked")
     if load.wrong_input:
@@ -204,6 +210,8 @@ def _energy_reasons(evidence: Evidence) -> Iterator[Reason]:
 
 
 def _attribution_reasons(evidence: Evidence) -> Iterator[Reason]:
+    if evidence.total_j is not None and evidence.unattributed_j is None:
+        yield note("attribution_degraded", "idle power is not known; the energy is not split over requests")
     if evidence.total_j and evidence.unattributed_j is not None:
         share = abs(evidence.unattributed_j) / evidence.total_j
         if share > MAX_UNATTRIBUTED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from profiler.report.progress import Progress
     from servers.models import ModelSpec
 
-_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt", "*.bin")
+_PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
+# Only where a repository has no safetensors; the same weights twice would double the download.
+_OLD_PATTERNS = (*_PATTERNS[:1], "*.bin", *_PATTERNS[2:])
 
 
 def ensure(path: str, spec: ModelSpec | None, progress: Progress) -> None:
@@ -53,7 +56,17 @@ def _cached(repo_id: str) -> bool:
         found = Path(snapshot_download(repo_id, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return False
-    return any(found.glob("*.safetensors")) or any(found.glob("*.bin"))
+    return _whole(found)
+
+
+def _whole(found: Path) -> bool:
+    """Return whether a snapshot has weights, and every shard of them that its index names."""
+    for index in found.glob("*.index.json"):
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        if all((found / shard).exists() for shard in shards):
+            return True
+    indexed = any(found.glob("*.index.json"))
+    return not indexed and (any(found.glob("*.safetensors")) or any(found.glob("*.bin")))
 
 
 def _download(repo_id: str) -> None:
@@ -61,7 +74,9 @@ def _download(repo_id: str) -> None:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError  # noqa: PLC0415
 
     try:
-        snapshot_download(repo_id, allow_patterns=list(_PATTERNS))
+        found = Path(snapshot_download(repo_id, allow_patterns=list(_PATTERNS)))
+        if not _whole(found):
+            snapshot_download(repo_id, allow_patterns=list(_OLD_PATTERNS))
     except GatedRepoError as error:
         raise UsageError(
             f"{repo_id} is gated for this token", hint="accept its licence, or --weights random"

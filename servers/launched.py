@@ -89,10 +89,6 @@ class LaunchedServer:
         """Return the engine's process ids."""
         return frozenset() if self._process is None else self._process.pids()
 
-    def log_tail(self, lines: int = 20) -> list[str]:
-        """Return the last lines of the engine's log."""
-        return [] if self._process is None else self._process.tail(lines)
-
     async def stop(self) -> None:
         """End the engine and everything it started."""
         if self._process is not None:

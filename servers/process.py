@@ -29,7 +29,8 @@ class ManagedProcess:
         self.log = log
         self._grace_s = grace_s
         self._seen: list[psutil.Process] = []
-        guard = [sys.executable, "-m", "servers.guard", str(grace_s), *command]
+        # -P: a directory called servers/ where the user stands must not stand in for ours.
+        guard = [sys.executable, "-P", "-m", "servers.guard", str(grace_s), *command]
         with log.open("ab") as sink:
             self._guard = subprocess.Popen(
                 guard,

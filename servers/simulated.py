@@ -31,7 +31,7 @@ def sim_launch(model: ModelSpec, at: SimPlace, options: Mapping[str, str], extra
     flags = [part for name, value in arguments.items() for part in (f"--{name}", value)]
     return Launch(
         engine="sim",
-        command=(sys.executable, "-m", "servers.sim", *flags, "--port", str(at.port), *extra),
+        command=(sys.executable, "-P", "-m", "servers.sim", *flags, "--port", str(at.port), *extra),
         url=f"http://{at.host}:{at.port}",
         model=model.name,
         vocab_size=model.vocab_size,

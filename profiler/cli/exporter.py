@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from profiler import exporter
@@ -17,6 +16,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until stopped; return the exit status."""
     if arguments.gpu == "nvml" and (why := find_nvidia().reason) is not None:
         raise UsageError(why, hint="use --gpu rapl or --gpu replay:FILE")
-    sys.stderr.write(f"serving http://{arguments.host}:{arguments.port}/metrics and /samples; Ctrl-C ends it\n")
     flags = ["--gpu", arguments.gpu, "--host", arguments.host, "--port", str(arguments.port), "--hz", str(arguments.hz)]
     return exporter.main(flags)

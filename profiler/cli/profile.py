@@ -43,10 +43,10 @@ def config_from(arguments: argparse.Namespace) -> ProfileConfig:
         "concurrency": arguments.concurrency,
         "input": arguments.input,
         "output": arguments.output,
-        "duration_s": arguments.duration or (FULL_WINDOW_S if full else QUICK_WINDOW_S),
+        "duration_s": _given(arguments.duration, FULL_WINDOW_S if full else QUICK_WINDOW_S),
         "requests": arguments.requests,
         "warmup_s": None if arguments.warmup == "auto" else arguments.warmup,
-        "idle_s": arguments.idle or (FULL_IDLE_S if full else QUICK_IDLE_S),
+        "idle_s": _given(arguments.idle, FULL_IDLE_S if full else QUICK_IDLE_S),
         "full": full,
         "weights": arguments.weights,
         "dtype": arguments.dtype,
@@ -67,6 +67,10 @@ def config_from(arguments: argparse.Namespace) -> ProfileConfig:
         first = error.errors()[0]
         name = str(first["loc"][0]).removesuffix("_s").removesuffix("_rps").replace("_", "-")
         raise UsageError(f"--{name} {first['input']}: {first['msg']}", hint="jouletrace profile --help") from error
+
+
+def _given(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -24,14 +24,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    found = read_run(arguments.run)
+    path = arguments.run if arguments.run.exists() else arguments.out / arguments.run
+    found = read_run(path)
     if found.summary is None:
         why = found.manifest.failure or "it ended before its window did"
-        raise StoreError(f"{arguments.run} has no summary: state {found.state}, {why}", hint="its tables are readable")
+        raise StoreError(f"{path} has no summary: state {found.state}, {why}", hint="its tables are readable")
     if arguments.json:
         sys.stdout.write(json.dumps(found.summary.model_dump(mode="json"), indent=2) + "\n")
     else:
-        sys.stdout.write(render(found.summary, arguments.run))
+        sys.stdout.write(render(found.summary, path))
     return ExitCode.OK if found.summary.validity.valid else ExitCode.UNTRUSTWORTHY
 
 
@@ -40,17 +41,24 @@ def _list(out: Path) -> int:
     for name in ("run", "state", "", "valid", "J/token", "TTFT ms"):
         table.add_column(name, no_wrap=name == "run")
     for path in sorted(out.glob("*/manifest.json")):
-        found = read_run(path.parent)
-        summary = found.summary
-        per_token = summary.energy.j_per_output_token if summary else None
-        ttft_s = summary.latency.ttft_s.p50 if summary else None
-        table.add_row(
-            path.parent.name,
-            found.state,
-            "SIMULATED" if found.manifest.simulated else "",
-            "" if summary is None else str(summary.validity.valid).lower(),
-            "—" if per_token is None else f"{per_token:.4f}",
-            "—" if ttft_s is None else f"{ttft_s * 1e3:.1f}",
-        )
+        table.add_row(*_row(path.parent))
     Console().print(table)
     return ExitCode.OK
+
+
+def _row(path: Path) -> tuple[str, ...]:
+    try:
+        found = read_run(path)
+        summary = found.summary
+    except StoreError:
+        return (path.name, "unreadable", "", "", "", "")
+    per_token = summary.energy.j_per_output_token if summary else None
+    ttft_s = summary.latency.ttft_s.p50 if summary else None
+    return (
+        path.name,
+        found.state,
+        "SIMULATED" if found.manifest.simulated else "",
+        "" if summary is None else str(summary.validity.valid).lower(),
+        "—" if per_token is None else f"{per_token:.4f}",
+        "—" if ttft_s is None else f"{ttft_s * 1e3:.1f}",
+    )

@@ -25,6 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     state = arguments.state or Path(tempfile.mkdtemp(prefix="jouletrace-sim-"))
     at = SimPlace(gpu=gpu, state=state, host="127.0.0.1", port=claim_port("127.0.0.1", arguments.port))
     launch = sim_launch(model, at, {"tensor-parallel": str(width)}, ())
-    sys.stderr.write(f"SIMULATED {model.name} on {gpu} at {launch.url}; its GPU's state: {state}\n")
+    sys.stderr.write(f"SIMULATED {model.name} on {gpu} at {launch.url}\n")
+    sys.stderr.write(f"profile it: jouletrace profile --url {launch.url} --gpu simdir:{state}\n")
     sys.stderr.flush()
     os.execv(launch.command[0], launch.command)

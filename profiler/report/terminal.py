@@ -68,6 +68,9 @@ def _throughput_table(summary: Summary) -> Table:
     ]
     if rates.goodput_requests_per_s is not None:
         rows.append(("Goodput", _number(rates.goodput_requests_per_s, ".2f", unit="req/s"), ""))
+    for slo in summary.slo:
+        verdict = "too few to tell" if slo.met is None else "met" if slo.met else "missed"
+        rows.append((f"SLO {slo.objective}", _number(slo.value_s, ",.1f", 1e3, "ms"), verdict))
     return _rows("Throughput", rows)
 
 
@@ -115,7 +118,8 @@ def render(summary: Summary, run_dir: Path, *, width: int | None = None, colour:
     console = Console(width=width, force_terminal=colour)
     version = f" {summary.server.version}" if summary.server.version else ""
     gpus = ", ".join(gpu.name for gpu in summary.gpus) or "no energy source"
-    head = f"{summary.model} on {summary.server.engine}{version}, {gpus}"
+    random = " (random weights)" if summary.weights == "random" else ""
+    head = f"{summary.model}{random} on {summary.server.engine}{version}, {gpus}"
     parts: list[RenderableType] = []
     if summary.simulated:
         parts.append(Text(" SIMULATED: no number below was measured on hardware ", style="bold black on yellow"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -17,11 +18,11 @@ H100 = tuple(GpuFacts(f"GPU-{i}", i, "NVIDIA H100", 79 * GB, 80 * GB, ()) for i 
 RTX_4090 = GpuFacts(
     "GPU-rtx", 0, "NVIDIA GeForce RTX 4090", 23 * GB, 24 * GB, (Holder(900, "Xorg", None, compute=False),)
 )
-NO_GPU = Facts((), "no NVIDIA driver", vllm=False, no_rapl_why="not readable")
+NO_GPU = Facts((), "no NVIDIA driver", vllm=None, no_rapl_why="not readable")
 WORKER = Holder(77, "VLLM::EngineCore", 8000, compute=True)
 
 
-def _facts(*gpus: GpuFacts, vllm: bool = True) -> Facts:
+def _facts(*gpus: GpuFacts, vllm: Literal["gpu", "cpu"] | None = "gpu") -> Facts:
     return Facts(gpus, None, vllm=vllm, no_rapl_why="not readable")
 
 
@@ -34,10 +35,24 @@ def test_without_a_gpu_the_engine_is_simulated() -> None:
 def test_a_gpu_without_an_engine_is_never_simulated_silently() -> None:
     """A GPU machine without vLLM is told how to get it, and how to simulate on purpose."""
     with pytest.raises(UsageError, match="no engine") as caught:
-        choose(config(), MISTRAL, _facts(RTX_4090, vllm=False))
+        choose(config(), MISTRAL, _facts(RTX_4090, vllm=None))
     assert "make vllm" in caught.value.hint
     assert "SERVER=sim" in caught.value.hint
-    assert choose(config(server="sim"), MISTRAL, _facts(RTX_4090, vllm=False)).engine == "sim"
+    assert choose(config(server="sim"), MISTRAL, _facts(RTX_4090, vllm=None)).engine == "sim"
+
+
+def test_a_cpu_build_is_not_taken_for_the_gpus_engine() -> None:
+    """A CPU build beside a GPU counts as no engine; asked for by name it runs on the CPU."""
+    facts = _facts(RTX_4090, vllm="cpu")
+    with pytest.raises(UsageError, match="no engine"):
+        choose(config(), MISTRAL, facts)
+    assert choose(config(server="vllm"), MISTRAL, facts).uuids == ()
+
+
+def test_a_recording_beside_a_real_gpu_meters_the_run() -> None:
+    """--gpu replay:FILE launches on a free GPU and samples the recording."""
+    found = choose(config(gpu="replay:FILE"), MISTRAL, _facts(RTX_4090))
+    assert (found.uuids, found.meters) == (("GPU-rtx",), "replay:FILE")
 
 
 def test_a_desktop_gpu_is_used_with_a_note() -> None:
@@ -104,7 +119,12 @@ def test_an_attached_engine_is_sampled_on_exactly_its_gpus() -> None:
     ("fields", "words"),
     [
         ({"server": "vllm"}, "not installed"),
-        ({"server": "sim", "gpu": "nvml"}, "does not go with"),
+        ({"server": "sim", "gpu": "rapl"}, "does not go with"),
+        ({"server": "sim", "exporter": "http://127.0.0.1:9836"}, "does not go with"),
+        ({"gpu": "nvml"}, "no NVIDIA driver"),
+        ({"gpu": "foo"}, "cannot read --gpu foo"),
+        ({"gpu": "replay:"}, "cannot read --gpu"),
+        ({"gpu": "none", "exporter": "http://127.0.0.1:9836"}, "both name meters"),
     ],
 )
 def test_contradictions_are_refused(fields: dict[str, object], words: str) -> None:
@@ -122,7 +142,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 def test_vllm_without_a_gpu_has_host_energy_or_says_why_not() -> None:
     """On a CPU energy comes from RAPL where readable, else it is absent with the reason."""
-    facts = replace(NO_GPU, vllm=True)
+    facts = replace(NO_GPU, vllm="cpu")
     absent = choose(config(server="vllm"), MISTRAL, facts)
     assert absent.meters is None
     assert absent.no_energy_why is not None
