@@ -39,7 +39,8 @@ def parse_slo(text: str) -> Slo:
     match = _FORM.fullmatch(text)
     if match is None or match["metric"] not in METRICS or float(match["limit"]) <= 0:
         raise UsageError(
-            f"cannot read --slo {text}", hint=f"write METRIC_pNN=SECONDS with METRIC in {', '.join(METRICS)}"
+            f"cannot read --slo {text}",
+            hint=f"write METRIC_pNN=SECONDS, e.g. ttft_p95=0.5; METRIC is one of {', '.join(METRICS)}",
         )
     return Slo(match["metric"], float(match["percentile"]), float(match["limit"]))
 
