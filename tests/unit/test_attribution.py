@@ -44,6 +44,16 @@ def test_a_busy_window_is_given_out_whole(lengths: list[tuple[float, int, int]],
         assert split.prefill_in_window_j + split.decode_in_window_j == pytest.approx(above_j, rel=1e-9)
 
 
+@pytest.mark.parametrize(("start_s", "end_s"), [(1.03, 8.97), (2.0, 2.05)])
+def test_a_window_may_begin_and_end_inside_an_interval(start_s: float, end_s: float) -> None:
+    """The window's edges cut the intervals they fall into; the parts inside still add up to the window's energy."""
+    curve = _curve(np.linspace(200.0, 600.0, 100))
+    window_ns = (int(start_s * S), int(end_s * S))
+    split = attribute(curve, IDLE_W, _activity([(0.0, 0.5, 10.0, 512, 256)]), window_ns)
+    edges_j = curve.at(np.array(window_ns, float))
+    assert split.in_window_j.sum() == pytest.approx(edges_j[1] - edges_j[0] - IDLE_W * (end_s - start_s))
+
+
 def test_a_lone_request_gets_all_that_is_above_idle() -> None:
     """One request from second 2 to 5 at 300 W over an idle of 100 W cost 600 J."""
     power_w = np.where((np.arange(100) >= 20) & (np.arange(100) < 50), 300.0, IDLE_W)
@@ -86,6 +96,16 @@ def test_identical_requests_do_not_let_the_phases_be_told_apart() -> None:
     assert not split.phases
     assert np.isnan(split.prefill_j).all()
     assert np.isfinite(split.energy_j).all()
+
+
+def test_nearly_identical_requests_are_not_told_apart_even_by_perfect_data() -> None:
+    """With prompts within 1 % of each other a noiseless fit would still split by that 1 %: both phases stay null."""
+    rng = np.random.default_rng(5)
+    starts, power_w = np.arange(1.0, 9.0, 0.1), np.full(100, IDLE_W)
+    rows = [(t, t + 0.05, t + 0.1, int(rng.integers(995, 1006)), 10) for t in starts]
+    power_w[10:90] += [(row[3] * 0.02 + 0.05 * 200.0) / 0.1 for row in rows]
+    split = _split(rows, power_w)
+    assert not split.phases
 
 
 def test_a_request_beyond_the_readings_has_no_energy() -> None:

@@ -61,6 +61,24 @@ def test_counter_energy_of_any_load_is_within_a_step(watts: list[float], phase_m
     assert abs(found - float(exact)) <= 2 * 0.1 * float(np.ptp(levels)) + 1e-6
 
 
+def test_counter_edges_are_not_biased_by_the_polling() -> None:
+    """Over all phases of a counter polled at half its step, a window from 100 W into 500 W errs by 0 on average.
+
+    Dating a publication at the reading before or after it would be off by 25 ms times 400 W, 10 J.
+    """
+
+    def truth(t_s: np.ndarray) -> np.ndarray:
+        return np.where(t_s < 5.0, 100.0 * t_s, 500.0 + 500.0 * (t_s - 5.0))
+
+    errors = []
+    for phase_ms in range(100):
+        readings = stepped(np.arange(0, 10 * S, 50 * MS), truth, step_ns=100 * MS, phase_ns=phase_ms * MS)
+        found = window_energy(readings, 2 * S, 8 * S).counter_j
+        assert found is not None
+        errors.append(found - 1800.0)
+    assert abs(np.mean(errors)) < 1.0
+
+
 def test_a_counter_that_went_back_or_stood_still_is_not_used() -> None:
     """A reset or stuck counter gives no curve; the window falls back to integrated power."""
     t_ns = np.arange(0, 10 * S, 50 * MS)
