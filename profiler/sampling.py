@@ -147,12 +147,12 @@ class Sampling:
         return f"the exporter {how or 'stopped: ' + (self._ended or '')}"
 
     async def lost(self) -> str | None:
-        """Return which meter no longer answers and why; None while all do."""
+        """Return why meters no longer answer, each reason naming its meter; None while all do."""
         try:
             lost: dict[str, str] = (await asyncio.to_thread(self._ask, "/health"))["lost"]
         except (OSError, HTTPException, ValueError):
             return None
-        return "; ".join(f"{uuid}: {why}" for uuid, why in lost.items()) or None
+        return "; ".join(lost.values()) or None
 
     async def processes(self) -> dict[str, tuple[GpuProcess, ...] | None]:
         """Return who holds memory on each GPU by uuid; None where it cannot be told."""
