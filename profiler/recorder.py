@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
+from profiler.errors import StoreError
 from profiler.tables import engine_batch, event_batch, request_batch
 from servers.metrics import EngineSample, parse
 
@@ -52,16 +53,27 @@ class Recorder:
             self._heard_s.update(dict.fromkeys(batch["uuid"].unique().to_pylist(), time.monotonic()))
 
     def flush(self) -> None:
-        """Move everything buffered into the store.
+        """Move everything buffered into the store; a table that cannot be written does not cost the others.
 
         Raises:
-            StoreError: the disk refuses.
+            StoreError: the disk refuses; the first refusal.
         """
-        self.take_readings()
+        failures: list[StoreError] = []
+        for move in (self.take_readings, self._move_requests, self._move_engine):
+            try:
+                move()
+            except StoreError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _move_requests(self) -> None:
         records, self._records = self._records, []
         if records:
             self._store.append("requests", request_batch(records))
             self._store.append("events", event_batch(records))
+
+    def _move_engine(self) -> None:
         samples, self._engine = self._engine, []
         if samples:
             self._store.append("engine", engine_batch(samples))

@@ -328,7 +328,7 @@ class _ProfileRun:
         except Exception as error:  # noqa: BLE001 - a fault of ours must not leave the run saying that it goes on
             failure = failure or error
             with contextlib.suppress(StoreError):
-                self._store.update(state="failed", failure=f"{type(error).__name__}: {error}")
+                self._store.update(state="failed", failure=str(failure))
         if failure is not None:
             raise _as_failed(failure, self._store.path) from failure
         return Outcome(self._store.path, summary)
