@@ -258,11 +258,13 @@ class _ProfileRun:
         self._mark(load_start_ns=start_ns)
         self._live.begin_load()
         sending = asyncio.create_task(dispatcher.run(start_ns))
+        patience_s = 0.0  # a run that breaks off waits for nobody
         try:
             await self._windowed(dispatcher, sending, endpoint, start_ns)
+            patience_s = DRAIN_S
         finally:
             dispatcher.stop()
-            await dispatcher.drain(DRAIN_S if self._phase == "drain" else 0.0)
+            await dispatcher.drain(patience_s)
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sending

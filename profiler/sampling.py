@@ -71,8 +71,20 @@ class Sampling:
             self._process = ManagedProcess(command, self._log, env=None, grace_s=2.0)
         await self._wait_healthy()
         self._thread.start()
-        if not await asyncio.to_thread(self._first.wait, START_TIMEOUT_S):
-            raise RunFailedError(f"the exporter at {self._url} sends no samples", hint=f"see {self._log}")
+        await self._wait_first()
+
+    async def _wait_first(self) -> None:
+        """Wait for the first reading; on the loop, since a thread's wait would outlast an interrupt."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START_TIMEOUT_S
+        while not self._first.is_set():
+            if (why := self.failure()) is not None:
+                raise RunFailedError(why, hint=f"see {self._log}")
+            if (lost := await self.lost()) is not None:
+                raise RunFailedError(f"gpu_lost: {lost}", hint="check the device with nvidia-smi")
+            if loop.time() > deadline:
+                raise RunFailedError(f"the exporter at {self._url} sends no samples", hint=f"see {self._log}")
+            await asyncio.sleep(0.05)
 
     async def _wait_healthy(self) -> None:
         loop = asyncio.get_running_loop()

@@ -56,7 +56,8 @@ class ManagedProcess:
         if status is None:
             return None
         how = f"signal {-status}" if status < 0 else f"signal {status - 128}" if status > 128 else f"status {status}"
-        last = telling_line(self.tail(400))
+        # Who is killed leaves no last words: a line that names no error would pass for one.
+        last = telling_line(self.tail(400), or_last=not how.startswith("signal"))
         return f"ended with {how}" + (f": {last}" if last else "")
 
     def pids(self) -> frozenset[int]:
@@ -109,15 +110,15 @@ _TELLING = ("out of memory", "died unexpectedly", "Value error, ", "Error: ", "e
 _NOT_TELLING = ("Internal Server Error", "EngineDeadError", "WARNING")
 
 
-def telling_line(lines: Sequence[str]) -> str:
-    """Return the line of a log that says what went wrong, the last line where none does, "" for an empty log."""
+def telling_line(lines: Sequence[str], *, or_last: bool = True) -> str:
+    """Return the line of a log that says what went wrong; where none does the last line, or "" unless `or_last`."""
     kept = [line.strip() for line in lines if line.strip()]
     plain = [line for line in kept if not any(words in line for words in _NOT_TELLING)]
     for words in _TELLING:
         named = [line for line in plain if words.lower() in line.lower()]
         if named:
             return named[-1][:300]
-    return (kept or [""])[-1][:300]
+    return kept[-1][:300] if kept and or_last else ""
 
 
 def free_port(host: str = "127.0.0.1") -> int:
