@@ -51,7 +51,7 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `profile`."""
     parser.add_argument("model", nargs="?", metavar="MODEL", help="a name (jouletrace models), a directory, a hub id")
     meter = parser.add_argument_group("energy")
-    gpus = "auto, nvml, nvml:0,1, nvml:UUID, sim, sim:NAME, replay:FILE, rapl, none"
+    gpus = "auto, nvml, nvml:0,1, nvml:UUID, sim, sim:NAME, simdir:DIR, replay:FILE, rapl, none"
     meter.add_argument("--gpu", default="auto", metavar="METER", help=gpus)
     meter.add_argument("--exporter", metavar="URL", help="a running exporter on this host instead")
     meter.add_argument("--full", action="store_true", help="30 s of idle and a window of 60 s, for numbers to publish")
