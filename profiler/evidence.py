@@ -67,7 +67,7 @@ def _load_evidence(manifest: Manifest, frame: pd.DataFrame, events: pa.Table) ->
     cohort = frame[frame["in_window"]]
     good, bad = cohort[cohort["status"] == "ok"], cohort[cohort["status"] != "ok"]
     start_s, end_s = manifest.timeline.seconds(np.array(manifest.timeline.window_ns, np.float64))
-    lags_s = cohort_lags_s(frame)
+    lags_s, e2e_s = cohort_lags_s(frame), good["e2e_s"].mean()
     known_output, known_prompt = good["output_tokens"].notna(), good["prompt_tokens"].notna()
 
     def in_flight(at_s: float) -> int:
@@ -81,6 +81,7 @@ def _load_evidence(manifest: Manifest, frame: pd.DataFrame, events: pa.Table) ->
         wrong_output=int((good["output_tokens"] != good["asked_output_tokens"])[known_output].sum()),
         wrong_input=int((good["prompt_tokens"] != good["asked_prompt_tokens"])[known_prompt].sum()),
         lag_p99_s=float(np.percentile(lags_s, 99)) if lags_s.size else None,
+        lag_share=float(lags_s.mean() / e2e_s) if lags_s.size and e2e_s > 0 else None,
         in_flight_start=in_flight(float(start_s)),
         in_flight_end=in_flight(float(end_s)),
         open_loop=manifest.config.concurrency is None,

@@ -26,6 +26,7 @@ MAX_UNATTRIBUTED = 0.05
 MAX_GAP_S = 0.5
 STUCK_S = 2.0
 MAX_LAG_P99_S = 0.05
+MAX_CLOSED_LAG = 0.02
 MAX_SIMULATOR_LAG = 0.02
 MAX_FAILED_SHARE = 0.05
 MIN_SUCCESSES = 10
@@ -51,7 +52,7 @@ class GpuEvidence:
 
 @dataclass(frozen=True, slots=True)
 class LoadEvidence:
-    """What the cohort and the load generator did. Arrays cover the cohort, shape (n,)."""
+    """What the cohort and the load generator did. `lag_share` is the mean lag over the mean E2E latency."""
 
     cohort: int
     ok: int
@@ -60,6 +61,7 @@ class LoadEvidence:
     wrong_output: int
     wrong_input: int
     lag_p99_s: float | None
+    lag_share: float | None
     in_flight_start: int
     in_flight_end: int
     open_loop: bool
@@ -122,7 +124,9 @@ def _failure_reasons(evidence: Evidence) -> Iterator[Reason]:
 def _load_reasons(evidence: Evidence) -> Iterator[Reason]:
     load = evidence.load
     yield from _outcome_reasons(load)
-    if load.lag_p99_s is not None and load.lag_p99_s > MAX_LAG_P99_S:
+    if not load.open_loop and load.lag_share is not None and load.lag_share > MAX_CLOSED_LAG:
+        yield invalid("client_limited", f"slots stood empty for {load.lag_share:.1%} of a request's time")
+    if load.open_loop and load.lag_p99_s is not None and load.lag_p99_s > MAX_LAG_P99_S:
         yield invalid("client_limited", f"requests left up to {load.lag_p99_s * 1e3:.0f} ms late (p99)")
     growth = load.in_flight_end - load.in_flight_start
     if load.open_loop and growth > max(BACKLOG_MIN, BACKLOG_SHARE * load.cohort):

@@ -58,6 +58,8 @@ class OpenAIClient:
         # Identity: a compressed stream would be stamped by the read that completed a block, not a token.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", **(headers or {})}
         self._session = stamped_session(max_connections)
+        # Answers that end together are decoded one a turn of the loop, which stamps arriving bytes in between.
+        self._decoding = asyncio.Lock()
 
     async def complete(self, request: CompletionRequest) -> Completion:
         """Return the answer, stamped. `sent_ns` is when it was tried where nothing could be sent."""
@@ -71,7 +73,9 @@ class OpenAIClient:
             reply.broken = ("timeout", f"no end within {self._timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             reply.broken = ("error", one_line(f"{type(error).__name__}: {error}".encode()))
-        return _completion(reply, time.monotonic_ns())
+        ended_ns = time.monotonic_ns()
+        async with self._decoding:
+            return _completion(reply, ended_ns)
 
     def _payload(self, request: CompletionRequest) -> bytes:
         asked = {

@@ -21,6 +21,7 @@ LOAD = LoadEvidence(
     wrong_output=0,
     wrong_input=0,
     lag_p99_s=0.001,
+    lag_share=0.001,
     in_flight_start=4,
     in_flight_end=5,
     open_loop=True,
@@ -53,6 +54,7 @@ def test_a_clean_run_has_no_findings() -> None:
         ("too_short", {"cohort": 5, "ok": 5}),
         ("output_length_mismatch", {"wrong_output": 1}),
         ("client_limited", {"lag_p99_s": 0.2}),
+        ("client_limited", {"lag_share": 0.03, "open_loop": False}),
         ("overloaded", {"in_flight_end": 60}),
     ],
 )
@@ -101,6 +103,13 @@ def test_each_fault_of_a_meter_is_found(code: str, severity: str, gpu: GpuEviden
 def test_each_fault_of_the_join_is_found(code: str, fields: dict[str, object]) -> None:
     """A finding about the whole run is found under its code."""
     assert code in _codes(replace(CLEAN, **fields))  # type: ignore[arg-type]
+
+
+def test_a_closed_loop_has_no_schedule_to_be_late_against() -> None:
+    """Slots refilled 60 ms late are harmless where a request takes seconds; in an open loop that lag is not."""
+    late = replace(LOAD, lag_p99_s=0.06, lag_share=0.01)
+    assert "client_limited" in _codes(replace(CLEAN, load=late))
+    assert "client_limited" not in _codes(replace(CLEAN, load=replace(late, open_loop=False)))
 
 
 def test_short_windows_may_disagree_more() -> None:
