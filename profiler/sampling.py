@@ -52,7 +52,6 @@ class Sampling:
         self._limited = False
         self._thread = threading.Thread(target=self._read, name="samples", daemon=True)
         self._first = threading.Event()
-        self._last_arrival_s = 0.0
         self.gpus: tuple[GpuInfo, ...] = ()
 
     async def start(self) -> None:

@@ -113,7 +113,12 @@ class RunStore:
                 raise _unwritable(self.path, error) from error
 
     def write_parquet(self, table: str, rows: pa.Table) -> None:
-        """Put `rows` in place as the table's parquet file and drop the stream it came from."""
+        """Put `rows` in place as the table's parquet file and drop the stream it came from.
+
+        The file's metadata names the run and tells whether it is simulated: a table may be copied without its manifest.
+        """
+        mark = {"run_id": self.manifest.run_id, "simulated": str(self.manifest.simulated).lower()}
+        rows = rows.replace_schema_metadata({**(rows.schema.metadata or {}), **mark})
         final = self.path / f"{table}.parquet"
         part = self.path / f".{table}.parquet.part"
         try:

@@ -32,9 +32,3 @@ def parse(text: str, t_ns: int) -> list[EngineSample]:
         except ValueError:
             continue
     return samples
-
-
-def total(samples: list[EngineSample], name: str) -> float | None:
-    """Return the sum of a metric over its label sets, None when the engine does not publish it."""
-    values = [sample.value for sample in samples if sample.name == name]
-    return sum(values) if values else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from profiler.errors import ExitCode, StoreError
+from profiler.errors import ExitCode, StoreError, UsageError
 from profiler.report.terminal import render
 from profiler.store import read_run
 
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Show one run again, or list all under --out."""
-    return _show(arguments) if arguments.run is not None else _list(arguments.out)
+    if arguments.run is not None:
+        return _show(arguments)
+    if arguments.json:
+        raise UsageError("--json shows one run", hint="name it: jouletrace runs RUN --json")
+    return _list(arguments.out)
 
 
 def _show(arguments: argparse.Namespace) -> int:

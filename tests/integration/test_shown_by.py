@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from profiler.store import Run, read_run
@@ -73,10 +74,12 @@ def test_every_request_is_as_long_as_asked(good: tuple[Run, str]) -> None:
 
 
 def test_a_finished_run_is_parquet_and_is_shown_again(good: tuple[Run, str]) -> None:
-    """No stream is left over, and `jouletrace runs RUN --json` prints summary.json."""
+    """No stream is left over, each table is marked as simulated, and `runs RUN --json` prints summary.json."""
     run, _ = good
     assert list(run.path.glob("*.arrow")) == []
-    assert {path.stem for path in run.path.glob("*.parquet")} == {"requests", "events", "power", "engine"}
+    tables = {path.stem: pq.read_schema(path).metadata for path in run.path.glob("*.parquet")}
+    assert set(tables) == {"requests", "events", "power", "engine"}
+    assert {(mark[b"simulated"], mark[b"run_id"].decode()) for mark in tables.values()} == {(b"true", run.path.name)}
     show = [sys.executable, "-P", "-m", "profiler.cli", "runs", str(run.path), "--json"]
     shown = subprocess.run(show, check=True, capture_output=True, text=True).stdout
     assert Summary.model_validate_json(shown) == run.summary
@@ -94,8 +97,11 @@ def test_other_shapes_of_model_and_load(model: str, flags: tuple[str, ...], gpus
     short = ("--idle", "1", "--warmup", "1", "--duration", "5")
     command = [*COMMAND[:-1], model, *short, *flags, "--out", str(tmp_path), "--json", "--quiet"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode in (0, 3), done.stderr
     summary = Summary.model_validate_json(done.stdout)
+    # In 5 s the 25 of each 100 ms that the power sensor sees may differ from the counter; nothing else may be wrong.
+    wrong = {reason.code for reason in summary.validity.reasons if reason.severity == "invalid"}
+    assert wrong <= {"sources_disagree"}
+    assert done.returncode == (3 if wrong else 0)
     run = read_run(next(tmp_path.iterdir()))
     window_ns = run.manifest.timeline.window_ns
     assert window_ns is not None
